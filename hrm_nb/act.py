@@ -81,14 +81,13 @@ def refill(model:Reasoner, carry:Carry, # the state after a step
 def should_halt(config, # ReasonerConfig
                 steps:Tensor, # (B,) steps taken, the present one counted
                 q_halt:Tensor, q_continue:Tensor, # (B,) logits
-                generator:torch.Generator, # source of the exploration
+                uniform:Tensor|None=None, # (2, B) uniform on 0..1, the source of exploration; None = explore nothing
                 ) -> Tensor: # (B,) bool
     "The halting rule of training."
     wants = q_halt > (0 if config.no_ACT_continue else q_continue)
     if config.halt_max_steps < 2: return torch.ones_like(wants)
-    if config.halt_exploration_prob:
-        draw = lambda: torch.rand(steps.shape, generator=generator, device=steps.device)
-        least = (2 + (draw() * (config.halt_max_steps - 1)).int()) * (draw() < config.halt_exploration_prob)
+    if config.halt_exploration_prob and uniform is not None:
+        least = (2 + (uniform[0] * (config.halt_max_steps - 1)).int()) * (uniform[1] < config.halt_exploration_prob)
         wants = wants & (steps >= least)
     return wants | (steps >= config.halt_max_steps)
 
@@ -110,7 +109,7 @@ class Outcome:
 
 def training_step(model:Reasoner, carry:Carry, # the state before
                   batch:Batch, # the rows on offer
-                  generator:torch.Generator, # source of the exploration
+                  uniform:Tensor|None=None, # (2, B) uniform on 0..1 for the exploration of halting
                   loss_type:str="stablemax_cross_entropy", # a key of LOSSES
                   ) -> Outcome:
     "One reasoning step of every row, with losses and metrics; call backward on `loss / global batch`."
@@ -122,7 +121,7 @@ def training_step(model:Reasoner, carry:Carry, # the state before
     logits, q = model.read(z_H)
     done = Carry(z_H.detach(), z_L.detach(), carry.steps + 1, None, carry.inputs, carry.labels, carry.identifiers)  # the only detach
     with torch.no_grad():
-        done.halted = should_halt(model.config, done.steps, q[:, 0], q[:, 1], generator)
+        done.halted = should_halt(model.config, done.steps, q[:, 0], q[:, 1], uniform)
         target = None
         if not model.config.no_ACT_continue and model.config.halt_max_steps > 1:
             target = _continue_target(model.config, model.peek(done.z_H, done.z_L, x, levels), done.steps)

@@ -26,10 +26,10 @@ class AdamATan2(torch.optim.Optimizer):
             for p in params:
                 if not self.state[p]: self.state[p].update(step=torch.tensor(0.0), exp_avg=torch.zeros_like(p), exp_avg_sq=torch.zeros_like(p))
                 self.state[p]["step"] += 1
-            if params: _atan2_update(params, [self.state[p] for p in params], **group)
+            if params: _atan2_update(params, [self.state[p] for p in params], group["lr"], group["betas"], group["weight_decay"])
 
 
-def _atan2_update(params, states, lr, betas, weight_decay, **_):
+def _atan2_update(params, states, lr, betas, weight_decay):
     "The formula, over all parameters at once."
     grads, (b1, b2) = [p.grad for p in params], betas
     m, v, t = [s["exp_avg"] for s in states], [s["exp_avg_sq"] for s in states], states[0]["step"].item()
