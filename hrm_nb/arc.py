@@ -276,7 +276,7 @@ def dihedral(grid, # (R, C) array
     if number < 4: return np.rot90(grid, number)
     return {4: grid[:, ::-1], 5: grid[::-1], 6: grid.T, 7: grid[::-1, ::-1].T}[number]
 
-
+# %% ../nbs/04_arc.ipynb #6625d598
 @dataclass(frozen=True)
 class Augmentation:
     "A symmetry followed by a renaming of the colours."
@@ -293,7 +293,7 @@ class Augmentation:
         "The augmented task's name, e.g. 007bbfb7|||t3|||0342156789; the original keeps its own."
         return task_id if self == Augmentation() else f"{task_id}|||t{self.transform}|||{''.join(map(str, self.colours))}"
 
-
+# %% ../nbs/04_arc.ipynb #6af10c86
 def parse_name(name:str, # as `Augmentation.name` writes it, or the older published form 007bbfb7_t3_0342156789
                ) -> tuple[str, Augmentation]: # the task's own name, and what was done to it
     "Take an augmented task's name apart."
@@ -303,12 +303,24 @@ def parse_name(name:str, # as `Augmentation.name` writes it, or the older publis
     return found[1], Augmentation(int(found[2] or found[3]), tuple(map(int, found[4])))
 
 # %% ../nbs/04_arc.ipynb #ffcbcfb1
-_TRIES = 5  # published: draws allowed for every augmentation wanted
-
-
 def _task_rng(seed, task, stream):
     "A generator for one purpose, from the seed and the task's name alone."
     return np.random.default_rng([seed, zlib.crc32(task.id.encode()), stream])
+
+
+def _looks(task, transform):
+    "Shapes and cells of every pair under a symmetry, as bytes."
+    turned = [[dihedral(g, transform) for g in pair if g is not None] for pair in task.pairs]
+    return [(bytes(d for g in pair for d in g.shape), b"".join(g.tobytes() for g in pair)) for pair in turned]
+
+
+def _look(looks, colours):
+    "Everything there is to see of a task after renaming its colours, in an order that does not depend on the pairs' order."
+    table = colours + bytes(range(10, 256))
+    return tuple(sorted(shape + cells.translate(table) for shape, cells in looks))
+
+# %% ../nbs/04_arc.ipynb #8b745cbd
+_TRIES = 5  # published: draws allowed for every augmentation wanted
 
 
 def draw_augmentations(task:Task, # any task
@@ -329,18 +341,6 @@ def draw_augmentations(task:Task, # any task
             seen.add(look)
             kept.append(Augmentation(transform, tuple(row.tolist())))
     return kept
-
-
-def _looks(task, transform):
-    "Shapes and cells of every pair under a symmetry, as bytes."
-    turned = [[dihedral(g, transform) for g in pair if g is not None] for pair in task.pairs]
-    return [(bytes(d for g in pair for d in g.shape), b"".join(g.tobytes() for g in pair)) for pair in turned]
-
-
-def _look(looks, colours):
-    "Everything there is to see of a task after renaming its colours, in an order that does not depend on the pairs' order."
-    table = colours + bytes(range(10, 256))
-    return tuple(sorted(shape + cells.translate(table) for shape, cells in looks))
 
 # %% ../nbs/04_arc.ipynb #5c0287fb
 def _pairs_in(task, split):
@@ -441,7 +441,7 @@ def _assemble(plan, names, split, seed):
                      metadata={"num_puzzle_identifiers": len(names), "identifier_names": names, "ignore_label_id": PAD,
                                "dtypes": {"inputs": "|u1", "labels": "|u1"}})
 
-
+# %% ../nbs/04_arc.ipynb #ae865075
 def _tags(parts):
     "Task, kind and number of every example's pair."
     lengths = [len(pairs) for _, pairs in parts]
