@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 
 import hrm_nb
 from .model import Reasoner, ReasonerConfig
+from .puzzles import PuzzleSet, restore_domain
 
 # %% ../nbs/21_runs.ipynb #4905a72f
 def _replace(path, write):
@@ -150,6 +151,11 @@ class Run:
         "Name, step, size and path of every checkpoint, steps first."
         return _checkpoints(self.path / "checkpoints")
 
+    def puzzles(self, name:str, # "train" or "test"
+                ) -> PuzzleSet|None:
+        "The set stored in the folder; None where the run had none. Raises ValueError where it was too large to be stored."
+        return _stored_puzzles(self, name)
+
     def model(self, which="best", # "best", "final" or a step
               device="cpu") -> Reasoner:
         "The model of a checkpoint, with averaged weights where the run keeps an average."
@@ -186,6 +192,16 @@ def _checkpoints(root):
         except (ValueError, KeyError): step = None
         rows.append(dict(name=folder.name, step=step, bytes=sum(f.stat().st_size for f in folder.iterdir()), path=str(folder)))
     return pd.DataFrame(rows, columns=["name", "step", "bytes", "path"])
+
+
+def _stored_puzzles(run, name):
+    "Read a stored set and find its domain."
+    kept = run.config["data"].get(name)
+    if kept is None: return None
+    if not kept["stored"]: raise ValueError(f"{run.path}: the {name} set was too large to be stored; pass it on")
+    domain = restore_domain(kept["domain"])
+    if domain is None: raise ValueError(f"{run.path}: the domain {kept['domain']['class']} is not loaded; import it, or pass the {name} set on")
+    return PuzzleSet.load(run.path / "data", name, domain)
 
 
 def _header(file):

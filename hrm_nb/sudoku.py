@@ -451,21 +451,39 @@ def _suppose(cells, rng):
     flat[cell, column] = 1 << np.where(possible, rng.random((n, M)), -1).argmax(0)
 
 
-def _dig(solutions, # (n, n, N) bits of full grids
+def _dig(cells, # (n, n, N) bits of grids with one solution, some or all of them full
          targets, # (N,) clues to leave, if that many can go
-         box, rng) -> np.ndarray: # (N, S) tokens of puzzles with one solution
+         box, rng) -> np.ndarray: # (n, n, N) the grids with clues taken out
     "Take clues out in random order while the solution stays the only one."
-    n, _, N = solutions.shape
-    full, cells, left = (1 << n) - 1, solutions.reshape(n * n, N).copy(), np.full(N, n * n)
+    n, _, N = cells.shape
+    full, cells = (1 << n) - 1, cells.reshape(n * n, N).copy()
+    left = (cells != full).sum(0)
     for cell in rng.permuted(np.tile(np.arange(n * n), (N, 1)), axis=1).T:
-        rows = np.nonzero(left > targets)[0]
-        if len(rows) == 0: break
+        rows = np.nonzero((left > targets) & (cells[cell, np.arange(N)] != full))[0]
+        if len(rows) == 0: continue
         trial = cells[:, rows]
         trial[cell[rows], np.arange(len(rows))] ^= full  # anything but the clue
         rows = rows[_search(trial.reshape(n, n, -1), box, 1)[0] == 0]
         cells[cell[rows], rows] = full
         left[rows] -= 1
-    return _to_tokens(cells.reshape(n, n, N))
+    return cells.reshape(n, n, N)
+
+# %% ../nbs/02_sudoku.ipynb #7f2bb7f0
+def _harden(cells, solutions, # (n, n, N) bits of puzzles and of their solutions
+            targets, wanted:float, # (N,) clues to leave; the rating to reach
+            box, rng, rounds:int=60, returned:int=4) -> tuple[np.ndarray, np.ndarray]: # puzzles and their ratings (N,)
+    "Breed puzzles until they reach a rating, or rounds run out."
+    cells, ratings = cells.copy(), _search(cells, box, 2)[1]
+    for _ in range(rounds):
+        easy = np.nonzero(ratings < wanted)[0]
+        if len(easy) == 0: break
+        noise = rng.random((*cells.shape[:2], len(easy)))
+        back = noise <= np.partition(noise.reshape(-1, len(easy)), 2 * returned, axis=0)[2 * returned]
+        trial = _dig(np.where(back, solutions[..., easy], cells[..., easy]), targets[easy], box, rng)
+        new = _search(trial, box, 2)[1]
+        better = new >= ratings[easy]
+        cells[..., easy[better]], ratings[easy[better]] = trial[..., better], new[better]
+    return cells, ratings
 
 # %% ../nbs/02_sudoku.ipynb #aadf5ad5
 _FEWEST = {4: 4, 6: 8, 9: 17}  # givens below which no puzzle has one solution (McGuire et al. 2012 for 9x9)
@@ -479,6 +497,7 @@ def generate(n:int, # number of puzzles
              ) -> PuzzleSet: # tags: source, rating, givens
     "Different puzzles with exactly one solution each."
     d, rng = domain(box), np.random.default_rng(seed)
+    box = d.box
     if n < 1: raise ValueError(f"{n} puzzles: at least 1 is allowed")
     fewest, most = _givens_range(givens, d.shape[0])
     easiest, hardest = (0, math.inf) if rating is None else rating if np.iterable(rating) else (rating, math.inf)
@@ -489,8 +508,8 @@ def generate(n:int, # number of puzzles
         size = int(np.clip((n - len(kept)) * (1.1 + drawn / (len(kept) + 1)), 16, 2048))
         solutions = _random_solutions(size, box, rng)
         targets = rng.integers(fewest, most, size, endpoint=True)
-        puzzles, labels = _dig(solutions, targets, box, rng), _to_tokens(solutions)
-        ratings = rate(puzzles, box=box)
+        cells, ratings = _harden(_dig(solutions, targets, box, rng), solutions, targets, easiest, box, rng)
+        puzzles, labels = _to_tokens(cells), _to_tokens(solutions)
         fits = (ratings >= easiest) & (ratings <= hardest) & ((givens is None) | ((puzzles > 1).sum(1) == targets))
         for i in np.nonzero(fits)[0]: kept.setdefault(puzzles[i].tobytes(), (puzzles[i], labels[i], ratings[i]))
         drawn += size
