@@ -105,6 +105,7 @@ class Outcome:
     rows: Tensor | None      # (B, puzzle_emb_ndim) puzzle rows used, a leaf that receives gradients
     identifiers: Tensor      # (B,) whose rows those are
     logits: Tensor           # (B, S, V), without graph
+    q: Tensor                # (B, 2) halting values, without graph
 
 
 def training_step(model:Reasoner, carry:Carry, # the state before
@@ -126,7 +127,7 @@ def training_step(model:Reasoner, carry:Carry, # the state before
         if not model.config.no_ACT_continue and model.config.halt_max_steps > 1:
             target = _continue_target(model.config, model.peek(done.z_H, done.z_L, x, levels), done.steps)
     loss, metrics = _losses(logits, q, target, done, LOSSES[loss_type])
-    return Outcome(loss, done, metrics, rows, done.identifiers, logits.detach())
+    return Outcome(loss, done, metrics, rows, done.identifiers, logits.detach(), q.detach())
 
 
 def _continue_target(config, next_q, steps):

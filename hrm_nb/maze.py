@@ -94,7 +94,7 @@ def _waves(free, # (K, L) planes of the cells that may be entered
     row = (cols + 1) * cell  # bytes from a cell to the one below
     dry, wave, spread = (free & ~first).ravel(), first.flatten(), np.zeros(free.size, np.uint8)
     inner = slice(row, -row)
-    while wave.any():
+    while wave.max(initial=0):  # any() of bytes takes four times as long
         yield wave.reshape(free.shape)
         new = spread[inner]
         np.bitwise_or(wave[:-2 * row], wave[2 * row:], out=new)  # from above, from below
@@ -115,7 +115,8 @@ def _flood(free, # (N, S) bool, cells that may be entered
     kind = np.int16 if free.shape[1] < 2 ** 15 else np.int32
     if len(free) == 0: return np.zeros(free.shape, kind)
     if len(free) > _CHUNK:
-        return np.concatenate([_flood(free[i:i + _CHUNK], first[i:i + _CHUNK], shape) for i in range(0, len(free), _CHUNK)])
+        chunks = [slice(i, i + _CHUNK) for i in range(0, len(free), _CHUNK)]
+        return np.concatenate([_flood(free[c], first[c], shape) for c in chunks])
     open_, origin = _planes(free, shape), _planes(first, shape)
     digits, reached = [], np.zeros_like(open_)
     for step, wave in enumerate(_waves(open_, origin, shape[1])):
@@ -147,7 +148,8 @@ def _faults(grids, # (N, S) token ids
         found[int(row)] = f"the maze holds symbol {int(grids[row, cell])} at cell {cell}; allowed are {WALL}..{GOAL} for '# SG'"
     for name, token in (("S", START), ("G", GOAL)):
         count = (grids == token).sum(1)
-        for row in np.nonzero(count != 1)[0]: found.setdefault(int(row), f"the maze has {count[row]} {name}; exactly one is allowed")
+        for row in np.nonzero(count != 1)[0]:
+            found.setdefault(int(row), f"the maze has {count[row]} {name}; exactly one is allowed")
     rest = np.array([row for row in range(len(grids)) if row not in found], np.int64)
     if len(rest):
         cut = distances(grids[rest], shape)[grids[rest] == GOAL] < 0
@@ -222,6 +224,7 @@ def solve(grids, # (N, S) token ids of mazes
     "The label of each maze: the first shortest path by the order down, left, right, up. Raises ValueError naming a bad row."
     grids, (rows, cols) = _checked(grids, shape)
     n, pitch = len(grids), cols + 1
+    if n == 0: return grids.copy()
     togo = np.full((n, rows + 2, pitch), -1, np.int32)  # steps to G, with the border of the planes
     togo[:, 1:-1, :-1] = distances(grids, (rows, cols), GOAL).reshape(n, rows, cols)
     togo, maze = togo.reshape(n, -1), np.arange(n)
@@ -244,6 +247,7 @@ def count_shortest_paths(grids, # (N, S) token ids of mazes
     "The number of shortest paths from S to G in each maze."
     grids, (rows, cols) = _checked(grids, shape)
     n, pitch = len(grids), cols + 1
+    if n == 0: return np.zeros(0)
     dist = np.full((n, rows + 2, pitch), -1, np.int32)
     dist[:, 1:-1, :-1] = distances(grids, (rows, cols)).reshape(n, rows, cols)
     dist = dist.ravel()
@@ -314,7 +318,8 @@ def _problems(self, inputs, # (N, S) tokens
     fits = np.where(inputs == FREE, (labels == FREE) | (labels == PATH), labels == inputs) | (labels == IGNORE)
     for row in np.nonzero(~fits.all(1))[0]:
         cell = int((~fits[row]).argmax())
-        found.setdefault(int(row), f"the label changes cell {cell} of the maze from symbol {int(inputs[row, cell])} to {int(labels[row, cell])}")
+        was, now = int(inputs[row, cell]), int(labels[row, cell])
+        found.setdefault(int(row), f"the label changes cell {cell} of the maze from symbol {was} to {now}")
     whole = np.array([row for row in np.nonzero((labels != IGNORE).all(1))[0] if row not in found], np.int64)
     for row in whole[~_valid(inputs[whole], labels[whole], self.shape)]:
         found[int(row)] = "the label does not draw one simple path from S to G"
@@ -364,9 +369,9 @@ def _draw(self, tokens, # (S,) token ids; IGNORE is drawn like padding
 MazeDomain.draw = _draw
 
 # %% ../nbs/03_maze.ipynb #7661e5c5
-_SHARES = (72, 120)  # wall share in 256ths, lowest and highest: beyond, hardly a maze of the 1,000 real train mazes' kind turns up
+_SHARES = (72, 120)  # wall share in 256ths, lowest and highest: fitted to the real train mazes, hardly one lies beyond
 _FAR = 64            # far cells from which a maze is always kept; nineteen in twenty have fewer
-_LANES = 8192        # mazes tried at a time
+_LANES = 2048        # mazes tried at a time: their planes stay in the cache of a core
 _TRIES = 1_000_000   # fruitless tries after which a size and length are given up
 
 
@@ -416,7 +421,8 @@ def generate(n:int, # mazes to make
              ) -> PuzzleSet: # tags: source and the measures of `describe`
     "Mazes of the Maze-Hard kind, labelled by `solve`. Raises ValueError where no path gets that long."
     if n < 1 or size < 2 or not 2 <= min_path <= size * size:
-        raise ValueError(f"{n} mazes of size {size} with min_path {min_path}: allowed are n from 1, size from 2, min_path 2..{size * size}")
+        raise ValueError(f"{n} mazes of size {size} with min_path {min_path}: allowed are n from 1, size from 2, "
+                         f"min_path 2..{size * size}")
     rng, kept, count, fruitless = np.random.default_rng(seed), [], 0, 0
     while count < n:
         grids = _place_goals(rng, _try_mazes(rng, size, min_path - 1), min_path - 1, (size, size))

@@ -206,11 +206,13 @@ def _branch(cells, # (n, n, M) grids at rest with open cells
 
 
 def _pop(stack) -> tuple[np.ndarray, np.ndarray]: # (n, n, M) grids, (M,) puzzle each belongs to
-    "Take about `_WIDTH` grids off the stack."
-    taken, size = [], 0
-    while stack and size < _WIDTH:
-        taken.append(stack.pop())
-        size += len(taken[-1][1])
+    "Take up to `_WIDTH` grids off the stack; what a block has beyond that goes back, or the front would double without end."
+    taken, room = [], _WIDTH
+    while stack and room:
+        cells, owner = stack.pop()
+        if len(owner) > room: stack.append((cells[..., room:], owner[room:]))
+        taken.append((cells[..., :room], owner[:room]))
+        room -= len(taken[-1][1])
     return np.concatenate([cells for cells, _ in taken], axis=-1), np.concatenate([owner for _, owner in taken])
 
 
@@ -451,39 +453,21 @@ def _suppose(cells, rng):
     flat[cell, column] = 1 << np.where(possible, rng.random((n, M)), -1).argmax(0)
 
 
-def _dig(cells, # (n, n, N) bits of grids with one solution, some or all of them full
+def _dig(solutions, # (n, n, N) bits of full grids
          targets, # (N,) clues to leave, if that many can go
-         box, rng) -> np.ndarray: # (n, n, N) the grids with clues taken out
+         box, rng) -> np.ndarray: # (N, S) tokens of puzzles with one solution
     "Take clues out in random order while the solution stays the only one."
-    n, _, N = cells.shape
-    full, cells = (1 << n) - 1, cells.reshape(n * n, N).copy()
-    left = (cells != full).sum(0)
+    n, _, N = solutions.shape
+    full, cells, left = (1 << n) - 1, solutions.reshape(n * n, N).copy(), np.full(N, n * n)
     for cell in rng.permuted(np.tile(np.arange(n * n), (N, 1)), axis=1).T:
-        rows = np.nonzero((left > targets) & (cells[cell, np.arange(N)] != full))[0]
-        if len(rows) == 0: continue
+        rows = np.nonzero(left > targets)[0]
+        if len(rows) == 0: break
         trial = cells[:, rows]
         trial[cell[rows], np.arange(len(rows))] ^= full  # anything but the clue
         rows = rows[_search(trial.reshape(n, n, -1), box, 1)[0] == 0]
         cells[cell[rows], rows] = full
         left[rows] -= 1
-    return cells.reshape(n, n, N)
-
-# %% ../nbs/02_sudoku.ipynb #7f2bb7f0
-def _harden(cells, solutions, # (n, n, N) bits of puzzles and of their solutions
-            targets, wanted:float, # (N,) clues to leave; the rating to reach
-            box, rng, rounds:int=60, returned:int=4) -> tuple[np.ndarray, np.ndarray]: # puzzles and their ratings (N,)
-    "Breed puzzles until they reach a rating, or rounds run out."
-    cells, ratings = cells.copy(), _search(cells, box, 2)[1]
-    for _ in range(rounds):
-        easy = np.nonzero(ratings < wanted)[0]
-        if len(easy) == 0: break
-        noise = rng.random((*cells.shape[:2], len(easy)))
-        back = noise <= np.partition(noise.reshape(-1, len(easy)), 2 * returned, axis=0)[2 * returned]
-        trial = _dig(np.where(back, solutions[..., easy], cells[..., easy]), targets[easy], box, rng)
-        new = _search(trial, box, 2)[1]
-        better = new >= ratings[easy]
-        cells[..., easy[better]], ratings[easy[better]] = trial[..., better], new[better]
-    return cells, ratings
+    return _to_tokens(cells.reshape(n, n, N))
 
 # %% ../nbs/02_sudoku.ipynb #aadf5ad5
 _FEWEST = {4: 4, 6: 8, 9: 17}  # givens below which no puzzle has one solution (McGuire et al. 2012 for 9x9)
@@ -494,37 +478,41 @@ def generate(n:int, # number of puzzles
              givens=None, # clues: None = minimal puzzles; a number; or (lowest, highest), evenly drawn
              rating=None, # suppositions needed: None = any; a number = at least; or (lowest, highest)
              seed:int=0, # same arguments, same puzzles
+             tries:int=2000, # draws that a puzzle may cost on average before giving up
              ) -> PuzzleSet: # tags: source, rating, givens
     "Different puzzles with exactly one solution each."
     d, rng = domain(box), np.random.default_rng(seed)
-    box = d.box
     if n < 1: raise ValueError(f"{n} puzzles: at least 1 is allowed")
-    fewest, most = _givens_range(givens, d.shape[0])
-    easiest, hardest = (0, math.inf) if rating is None else rating if np.iterable(rating) else (rating, math.inf)
-    kept, drawn = {}, 0
+    low, high = _span(givens, "givens", _FEWEST[d.shape[0]], d.seq_len)
+    easiest, hardest = _span(rating, "rating", 0, math.inf)
+    kept, drawn = {}, 0  # keyed by the puzzle: none occurs twice
     while len(kept) < n:
-        if drawn >= 2000 and len(kept) < drawn / 500:
-            raise ValueError(f"only {len(kept)} of {drawn} puzzles drawn have givens {givens} and rating {rating}; widen the ranges")
+        if drawn >= n * tries:
+            raise ValueError(f"only {len(kept)} of {drawn} puzzles drawn have givens {givens} and rating {rating}; widen the ranges "
+                             f"or allow more tries than {tries}")
         size = int(np.clip((n - len(kept)) * (1.1 + drawn / (len(kept) + 1)), 16, 2048))
-        solutions = _random_solutions(size, box, rng)
-        targets = rng.integers(fewest, most, size, endpoint=True)
-        cells, ratings = _harden(_dig(solutions, targets, box, rng), solutions, targets, easiest, box, rng)
-        puzzles, labels = _to_tokens(cells), _to_tokens(solutions)
-        fits = (ratings >= easiest) & (ratings <= hardest) & ((givens is None) | ((puzzles > 1).sum(1) == targets))
-        for i in np.nonzero(fits)[0]: kept.setdefault(puzzles[i].tobytes(), (puzzles[i], labels[i], ratings[i]))
+        for x, y, r, aim in _draw_puzzles(size, (0, 0) if givens is None else (low, high), d.box, rng):
+            if easiest <= r <= hardest and (givens is None or (x > 1).sum() == aim): kept.setdefault(x.tobytes(), (x, y, r))
         drawn += size
     inputs, labels, ratings = [np.array(a) for a in zip(*list(kept.values())[:n])]
     tags = pd.DataFrame({"source": "generated", "rating": ratings.astype(float)})
     return _count_givens(PuzzleSet(inputs.astype(np.uint8), labels.astype(np.uint8), domain=d, tags=tags, source="sudoku.generate"))
 
 
-def _givens_range(givens, side) -> tuple[int, int]:
-    "The lowest and highest number of clues to aim at; (0, 0) = as few as possible."
-    if givens is None: return 0, 0
-    low, high = givens if np.iterable(givens) else (givens, givens)
-    if not _FEWEST[side] <= low <= high <= side * side:
-        raise ValueError(f"givens {givens}: a {side}x{side} sudoku with one solution has {_FEWEST[side]} to {side * side}")
-    return int(low), int(high)
+def _draw_puzzles(N:int, givens, box, rng):
+    "Puzzle, label, rating and the number of clues aimed at, of N random puzzles."
+    solutions, targets = _random_solutions(N, box, rng), rng.integers(*givens, N, endpoint=True)
+    puzzles = _dig(solutions, targets, box, rng)
+    return zip(puzzles, _to_tokens(solutions), rate(puzzles, box=box), targets)
+
+
+def _span(given, what, lowest, highest) -> tuple:
+    "The bounds of an option that is None, a number (givens: exactly, rating: at least) or a pair."
+    if given is None: return lowest, highest
+    low, high = given if np.iterable(given) else (given, given if what == "givens" else highest)
+    if not lowest <= low <= high <= highest:
+        raise ValueError(f"{what} {given}: allowed are numbers, or pairs of a lowest and a highest, from {lowest} to {highest}")
+    return low, high
 
 # %% ../nbs/02_sudoku.ipynb #9cad3eb3
 def group_size(box:tuple[int, int], # rows and columns of a box

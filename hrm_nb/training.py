@@ -117,7 +117,7 @@ class Trainer:
         self.carries, self.step = None, 0
         wide = torch.float32 if self.device.type == "mps" else torch.float64
         self.sums = torch.zeros(len(METRICS) + 1, dtype=wide, device=self.device)  # metrics, gradient norm
-        self.rate, self.stopped = 0.0, ""
+        self.rate, self.stopped, self.outcomes = 0.0, "", []                     # outcomes: of the last step, for callbacks
 
 # %% ../nbs/22_training.ipynb #e832cb0a
 def _advance(self) -> None:
@@ -136,7 +136,7 @@ def _advance(self) -> None:
         self.sums[:-1] += out.metrics
         outcomes.append(out)
     self._update(outcomes)
-    self.step += 1
+    self.outcomes, self.step = outcomes, self.step + 1
 
 
 def _update(self, outcomes) -> None:
