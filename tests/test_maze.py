@@ -107,6 +107,12 @@ def test_impossible_mazes_are_named(text, why):
         with pytest.raises(ValueError, match=why): work(np.stack([maze.parse("S  \n   \n  G"), maze.parse(text)]))
 
 
+def test_no_mazes_are_no_trouble():
+    none = np.zeros((0, 25), np.uint8)
+    assert maze.solve(none).shape == maze.distances(none).shape == (0, 25) and len(maze.count_shortest_paths(none)) == 0
+    assert list(maze.score(none, none, none).columns) == ["accuracy", "exact", "valid", "optimal"]
+
+
 def test_shapes_are_checked():
     with pytest.raises(ValueError, match="6 cells do not fill a grid of 2 x 2"): maze.solve(maze.parse("S  \n  G")[None])
     with pytest.raises(ValueError, match="float64"): maze.solve(np.ones((1, 4)))
