@@ -70,7 +70,7 @@ def _as_text(self, tokens, # (S,) token ids; IGNORE shows as blank
     rule = "+-".join(["-" * 2 * w] * h)[:-1]
     return f"\n{rule}\n".join("\n".join(lines[i:i + h]) for i in range(0, n, h))
 
-
+# %% ../nbs/02_sudoku.ipynb #f28ccdd7
 def _draw(self, tokens, # (S,) token ids; IGNORE is drawn empty
           ax=None, # matplotlib axes; None = a new figure
           reference=None, # (S,) tokens to compare with; differing counted cells are red
@@ -95,7 +95,7 @@ def _draw(self, tokens, # (S,) token ids; IGNORE is drawn empty
     ax.set_title(title, fontsize=9)
     return ax
 
-
+# %% ../nbs/02_sudoku.ipynb #0481f01a
 def _draw_lines(self, ax):
     "Thin lines between cells, thick ones between boxes."
     (h, w), n = self.box, self.shape[0]
@@ -132,11 +132,11 @@ def _once(parts) -> tuple[np.ndarray, np.ndarray]:
         seen |= part
     return seen & ~again, seen
 
-
+# %% ../nbs/02_sudoku.ipynb #c24ec35b
 def _tally(cells, box):
     "For rows, columns and boxes: the digits each unit has exactly once, and at least once; both (n, N)."
     for view, lead in _unit_views(cells, box):
-        yield tuple(a.reshape(-1, cells.shape[-1]) for a in _once([view[i] for i in np.ndindex(view.shape[:lead])]))
+        yield tuple(a.reshape(len(cells), cells.shape[-1]) for a in _once([view[i] for i in np.ndindex(view.shape[:lead])]))
 
 # %% ../nbs/02_sudoku.ipynb #0abdcca0
 def _clashes(cells, box) -> np.ndarray: # (N,)
@@ -167,7 +167,7 @@ def _place(cells, box) -> np.ndarray: # (N,) False where some unit has lost a di
         view &= alone - (alone == 0)  # keep `alone` where it holds a digit; 0 - 1 = all bits: keep the cell as it is
     return alive
 
-
+# %% ../nbs/02_sudoku.ipynb #d35830d9
 def _lock(segments) -> np.ndarray: # (band, line, box, N) candidates that remain
     "Rule 3 for the segments of parallel lines: digits locked into a segment leave the others."
     for axis in (1, 2):  # the lines of a box, then the boxes of a line
@@ -188,7 +188,7 @@ def _sweep(cells, box) -> np.ndarray: # (N,) False where a grid turned out dead
     return alive & (np.minimum.reduce(cells.reshape(-1, len(alive)), axis=0) > 0)
 
 # %% ../nbs/02_sudoku.ipynb #94316dc0
-_WIDTH = 1024  # grids advanced together: arrays that fit the processor's cache
+_WIDTH = 2048  # grids advanced together: long rows, yet a few hundred kB
 _COUNT = np.array([i.bit_count() for i in range(512)], np.int8)  # candidates in a set
 
 
@@ -215,7 +215,7 @@ def _pop(stack) -> tuple[np.ndarray, np.ndarray]: # (n, n, M) grids, (M,) puzzle
         room -= len(taken[-1][1])
     return np.concatenate([cells for cells, _ in taken], axis=-1), np.concatenate([owner for _, owner in taken])
 
-
+# %% ../nbs/02_sudoku.ipynb #a7856171
 def _search(candidates, # (n, n, N) bit sets
             box, limit:int, # stop looking at a puzzle with this many solutions
             ) -> tuple[np.ndarray, np.ndarray, np.ndarray]: # (N,) solutions, (N,) suppositions, (n, n, N) the last solution found
@@ -257,7 +257,7 @@ def _answer(grids, box, limit):
     count, guesses, solutions = [np.concatenate(p, axis=-1) for p in zip(*parts)]
     return count, guesses, _to_tokens(solutions)
 
-
+# %% ../nbs/02_sudoku.ipynb #afa9874e
 def _candidates(grids, box) -> np.ndarray: # (n, n, N)
     "What each cell may hold: its given, or anything; nothing at all where the givens clash."
     cells = _digit_bits(grids, box)
@@ -271,7 +271,7 @@ def _to_tokens(cells) -> np.ndarray: # (N, S)
     "Tokens of settled cells; blank for all others."
     table = np.ones(512, np.int32)
     table[1 << np.arange(9)] = np.arange(2, 11)
-    return table[cells].reshape(-1, cells.shape[-1]).T
+    return table[cells].reshape(len(cells) ** 2, cells.shape[-1]).T
 
 # %% ../nbs/02_sudoku.ipynb #c4ecce8f
 def count_solutions(grids, # (N, S) tokens of puzzles: 1 blank, 2 .. n + 1 digits
@@ -319,7 +319,7 @@ def _problems(self, inputs, # (N, S) tokens
         for row in np.nonzero(bad)[0]: found.setdefault(int(start + row), _complaint(x[row], y[row], self.box))
     return found
 
-
+# %% ../nbs/02_sudoku.ipynb #19bd0f52
 def _complaint(x, y, box) -> str:
     "What is wrong with one example."
     cell = lambda mask: int(np.nonzero(mask)[0][0])
@@ -374,7 +374,7 @@ def _count_givens(puzzles):
     puzzles.tags["givens"] = (puzzles.inputs > 1).sum(1)
     return puzzles
 
-
+# %% ../nbs/02_sudoku.ipynb #2c7fc5bc
 def load(folder, # folder with <split>/dataset.json or <split>.csv
          split:str, # "train" or "test"
          *, box=None, # rows and columns of a box; None = what dataset.json's size means, 3x3 for a CSV file
@@ -395,13 +395,13 @@ def _load_arrays(folder, split, box, prove, bad_rows):
     d = domain(box or box_of(p.inputs.shape[1]))
     build = dict(inputs=p.inputs, labels=p.labels, identifiers=p.identifiers, domain=d, tags=p.tags, metadata=p.metadata,
                  puzzle_indices=p.puzzle_indices, group_indices=p.group_indices, source=source)
-    rules = proven_problems if prove else SudokuDomain.problems
+    whole, rules = PuzzleSet(**build), proven_problems if prove else SudokuDomain.problems
     if bad_rows == "drop":
         whole = drop_bad_rows(rules, **build)
         whole.metadata["dropped_rows"] += p.metadata["dropped_rows"]
-        return _count_givens(whole)
-    for row, why in sorted(rules(d, p.inputs, p.labels).items()): raise ValueError(f"{source}: row {row}: {why}")
-    return _count_givens(PuzzleSet(**build))
+    elif found := rules(d, p.inputs, p.labels):
+        raise ValueError(f"{source}: row {min(found)}: {found[min(found)]} ({len(found)} bad rows in all)")
+    return _count_givens(whole)
 
 # %% ../nbs/02_sudoku.ipynb #f5e05b9a
 def hub(split:str, # "train" (3.8 million puzzles) or "test"
@@ -442,7 +442,7 @@ def _random_solutions(N:int, box, rng) -> np.ndarray: # (n, n, N) bits
             _suppose(cells, rng)
     return np.concatenate(found, axis=-1)[..., :N]
 
-
+# %% ../nbs/02_sudoku.ipynb #2ce63534
 def _suppose(cells, rng):
     "Settle a random one of the smallest open cells on a random candidate, in place."
     n, M = cells.shape[1:]
@@ -452,7 +452,7 @@ def _suppose(cells, rng):
     possible = flat[cell, column] >> np.arange(n, dtype=np.uint16)[:, None] & 1
     flat[cell, column] = 1 << np.where(possible, rng.random((n, M)), -1).argmax(0)
 
-
+# %% ../nbs/02_sudoku.ipynb #04865063
 def _dig(solutions, # (n, n, N) bits of full grids
          targets, # (N,) clues to leave, if that many can go
          box, rng) -> np.ndarray: # (N, S) tokens of puzzles with one solution
@@ -498,7 +498,7 @@ def generate(n:int, # number of puzzles
     tags = pd.DataFrame({"source": "generated", "rating": ratings.astype(float)})
     return _count_givens(PuzzleSet(inputs.astype(np.uint8), labels.astype(np.uint8), domain=d, tags=tags, source="sudoku.generate"))
 
-
+# %% ../nbs/02_sudoku.ipynb #73741962
 def _draw_puzzles(N:int, givens, box, rng):
     "Puzzle, label, rating and the number of clues aimed at, of N random puzzles."
     solutions, targets = _random_solutions(N, box, rng), rng.integers(*givens, N, endpoint=True)
@@ -545,7 +545,7 @@ def _permutations(k:int, device) -> torch.Tensor: # (k!, k)
     "All permutations of k things."
     return torch.tensor(list(permutations(range(k))), device=device)
 
-
+# %% ../nbs/02_sudoku.ipynb #236fe9b4
 def _draw_permutations(shape, k, generator) -> torch.Tensor: # (*shape, k)
     "Random permutations of k things."
     table = _permutations(k, generator.device)
@@ -557,7 +557,7 @@ def _shuffle_lines(B, groups, size, generator) -> torch.Tensor: # (B, groups * s
     group, line = _draw_permutations((B,), groups, generator), _draw_permutations((B, groups), size, generator)
     return (group[:, :, None] * size + line).flatten(1)
 
-# %% ../nbs/02_sudoku.ipynb #236fe9b4
+# %% ../nbs/02_sudoku.ipynb #39f8f32a
 def draw_symmetry(B:int, # grids of the batch
                   box:tuple[int, int], # rows and columns of a box
                   generator:torch.Generator, # source of randomness; its device is the result's
@@ -573,7 +573,7 @@ def draw_symmetry(B:int, # grids of the batch
     fixed = torch.arange(2, device=device).expand(B, 2)  # padding, blank
     return Symmetry(cells.flatten(1), torch.cat([fixed, digits], dim=1))
 
-
+# %% ../nbs/02_sudoku.ipynb #f39e028e
 def _augment(self, inputs:torch.Tensor, # (B, S) tokens
              labels:torch.Tensor, # (B, S) tokens or IGNORE
              generator:torch.Generator, # source of randomness, on the device of the tensors
@@ -627,7 +627,7 @@ def bench() -> list[dict]: # what, value, unit, bar (None = no bar)
     rows += _bench_symmetry(sets[1])
     return [dict(what=f"sudoku ({folder.name}): {what}", value=value, unit=unit, bar=bar) for what, value, unit, bar in rows]
 
-
+# %% ../nbs/02_sudoku.ipynb #cae1aaf7
 def _bench_symmetry(puzzles, size:int=4096, rounds:int=50):
     "Throughput of augmentation on one thread, validity of its results, and what epochs of it add to the resident memory."
     import psutil
