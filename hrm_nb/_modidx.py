@@ -258,6 +258,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                 'hrm_nb.puzzles._tuples': ('puzzles.html#_tuples', 'hrm_nb/puzzles.py'),
                                 'hrm_nb.puzzles._write_symbols': ('puzzles.html#_write_symbols', 'hrm_nb/puzzles.py'),
                                 'hrm_nb.puzzles.audit': ('puzzles.html#audit', 'hrm_nb/puzzles.py'),
+                                'hrm_nb.puzzles.check_bad_rows': ('puzzles.html#check_bad_rows', 'hrm_nb/puzzles.py'),
                                 'hrm_nb.puzzles.data_path': ('puzzles.html#data_path', 'hrm_nb/puzzles.py'),
                                 'hrm_nb.puzzles.data_roots': ('puzzles.html#data_roots', 'hrm_nb/puzzles.py'),
                                 'hrm_nb.puzzles.describe_domain': ('puzzles.html#describe_domain', 'hrm_nb/puzzles.py'),

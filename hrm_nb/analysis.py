@@ -26,7 +26,7 @@ def wilson(successes, # count, or an array of counts
     with np.errstate(invalid="ignore", divide="ignore"):
         p = k / n
         middle, half = (p + z * z / (2 * n)) / (1 + z * z / n), z * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-    return np.where(n > 0, np.maximum(0, middle - half), np.nan), np.where(n > 0, np.minimum(1, middle + half), np.nan)
+    return np.where(n > 0, np.clip(middle - half, 0, p), np.nan), np.where(n > 0, np.clip(middle + half, p, 1), np.nan)  # rounding must not cross p
 
 # %% ../nbs/30_analysis.ipynb #567f6a51
 def breakdown(result:Evaluation, # from `evaluate`

@@ -61,7 +61,7 @@ def evaluate(model:Reasoner, # left in the state it is in
              puzzles:PuzzleSet, # what to solve
              *, max_steps:int|None=None, # reasoning steps at most; None = the configured maximum; may exceed it
              halt:str="never", # "never": all steps for every puzzle; "learned": as the halt head says
-             batch_size:int=256, # examples at a time
+             batch_size:int=128, # examples at a time
              loss_type:str="stablemax_cross_entropy", # a key of act.LOSSES
              progress:bool=False, # show a progress bar
              ) -> Evaluation:

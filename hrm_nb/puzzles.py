@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['IGNORE', 'Domain', 'grid_domain', 'describe_domain', 'restore_domain', 'PuzzleSet', 'input_hashes', 'overlap',
-           'audit', 'drop_bad_rows', 'data_roots', 'data_path', 'read_csv', 'hub_file', 'epoch_batches', 'Batch',
-           'Batches', 'show']
+           'audit', 'check_bad_rows', 'drop_bad_rows', 'data_roots', 'data_path', 'read_csv', 'hub_file',
+           'epoch_batches', 'Batch', 'Batches', 'show']
 
 # %% ../nbs/00_puzzles.ipynb #b4769ec1
 import csv, hashlib, importlib, json, os, shutil, sys, warnings
@@ -75,7 +75,7 @@ def _draw(self, tokens, # (S,) token ids; IGNORE is drawn empty
     if reference is not None:
         want = np.asarray(reference).reshape(rows, cols)
         y, x = np.nonzero((want != IGNORE) & (want != grid))
-        ax.scatter(x, y, marker="x", c="red", s=max(6, 900 / cols / 3), linewidths=1.5)
+        for colour, width in (("white", 3), ("red", 1.5)): ax.scatter(x, y, marker="x", c=colour, s=max(6, 900 / cols / 3), linewidths=width)
     ax.set(xticks=[], yticks=[])
     ax.set_title(title, fontsize=9)
     return ax
@@ -269,7 +269,7 @@ def _take(self, rows, # example numbers, or a boolean mask (N,)
           ) -> "PuzzleSet": # each example its own puzzle and group
     "The chosen examples, ungrouped."
     rows = np.arange(len(self))[np.asarray(rows)]
-    keep = {k: self.metadata[k] for k in ("num_puzzle_identifiers", "identifier_names", "vocab_size", "pad_id")}
+    keep = {k: v for k, v in self.metadata.items() if k not in ("total_groups", "mean_puzzle_examples", "set_groups", "sets", "dropped_rows")}
     return PuzzleSet(self.inputs[rows], self.labels[rows], self.identifiers[rows], domain=self.domain,
                      tags=self.tags.iloc[rows], metadata=keep)
 
@@ -376,6 +376,7 @@ def _load(cls, folder, # the set's folder
           ) -> PuzzleSet:
     "Read a set in the published layout. Raises OSError where a file is absent, ValueError where one is wrong."
     folder, path = Path(folder), Path(folder) / split
+    check_bad_rows(bad_rows)
     if not path.is_dir(): raise FileNotFoundError(f"{path}: no such folder; expected a set with {split}/dataset.json")
     meta = _read_json(path / "dataset.json")
     missing = [k for k in _REQUIRED if k not in meta] if isinstance(meta, dict) else list(_REQUIRED)
@@ -404,6 +405,11 @@ def _join_indices(parts):
 PuzzleSet.load = classmethod(_load)
 
 # %% ../nbs/00_puzzles.ipynb #abd8a95e
+def check_bad_rows(value:str) -> None:
+    "Raise ValueError unless the value says what to do with bad rows."
+    if value not in ("raise", "drop"): raise ValueError(f"bad_rows is {value!r}; allowed are 'raise' and 'drop'")
+
+
 def drop_bad_rows(problems, # function (domain, inputs, labels) -> {row: sentence}
                   *, inputs, labels, identifiers=None, domain, tags=None, metadata=None, source="puzzle set", puzzle_indices=None,
                   group_indices=None) -> PuzzleSet: # as `PuzzleSet`, which lists the arguments
@@ -504,11 +510,11 @@ def read_csv(path, # a CSV file with the header source,question,answer,rating
              ) -> PuzzleSet: # tags: source, rating
     "A set from a CSV file in the published layout; errors name the file and the data row, counted from 0."
     path = Path(path)
-    with open(path, newline="", encoding="utf-8") as f:
-        rows = csv.reader(f)
-        header = next(rows, [])
-        if header != _HEADER: raise ValueError(f"{path}: the header is {','.join(header)!r}; expected {','.join(_HEADER)!r}")
-        rows = list(rows)
+    check_bad_rows(bad_rows)
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as f: header, *rows = [*csv.reader(f)] or [[]]
+    except (UnicodeDecodeError, csv.Error) as e: raise ValueError(f"{path}: not a CSV file in UTF-8 ({e})") from None
+    if header != _HEADER: raise ValueError(f"{path}: the header is {','.join(header)!r}; expected {','.join(_HEADER)!r}")
     S, found, ok = domain.seq_len, {}, []
     for i, row in enumerate(rows):
         why = _csv_problem(row, S, question, answer)

@@ -48,7 +48,7 @@ class TrainConfig:
     allow_padding: bool = False         # permit a batch larger than an epoch, filled with padding rows
     held_out: float = 0.0               # share of the training groups kept aside
     eval_every: int = 0                 # steps between evaluations; 0 = at the end only
-    eval_batch_size: int = 256          # examples at a time in evaluations
+    eval_batch_size: int = 128          # examples at a time in evaluations
     patience: int = 0                   # evaluations without improvement on the held-out part before stopping; 0 = never
     stop_at: float = 0.0                # stop once the held-out exact accuracy reaches this; 0 = never
     log_every: int = 1                  # steps a row of the history sums up

@@ -1,0 +1,70 @@
+"The repository in step with itself: package, README and notebooks."
+import filecmp
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+ROOT = Path(__file__).parent.parent
+BIN = Path(sys.executable).parent
+NOTEBOOKS = sorted(p.relative_to(ROOT) for p in (ROOT / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory):
+    "What git tracks of the repository, in a folder of its own."
+    target = tmp_path_factory.mktemp("copy")
+    for name in ("nbs", "hrm_nb"): shutil.copytree(ROOT / name, target / name, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"))
+    for name in ("settings.ini", "setup.py", "README.md"): shutil.copy(ROOT / name, target / name)
+    subprocess.run(["git", "init", "-q", str(target)], check=True)
+    return target
+
+
+def run(*command, cwd, **env):
+    return subprocess.run(command, cwd=cwd, env={**os.environ, **env}, capture_output=True, text=True)
+
+
+def test_package_is_what_the_notebooks_export(copy):
+    done = run(str(BIN / "nbdev_export"), cwd=copy)
+    assert done.returncode == 0, done.stderr
+    ours, theirs = [sorted(p.name for p in (d / "hrm_nb").glob("*.py")) for d in (ROOT, copy)]
+    assert ours == theirs
+    different = filecmp.cmpfiles(ROOT / "hrm_nb", copy / "hrm_nb", ours, shallow=False)[1:]
+    assert different == ([], []), f"run nbdev_export: {different}"
+
+
+def test_notebooks_are_clean(copy):
+    done = run(str(BIN / "nbdev_clean"), cwd=copy)
+    assert done.returncode == 0, done.stderr
+    dirty = [str(p) for p in NOTEBOOKS if (ROOT / p).read_text() != (copy / p).read_text()]
+    assert not dirty, f"run nbdev_clean: {dirty}"
+
+
+def test_readme_is_what_the_index_makes():
+    done = run(sys.executable, "tools/readme.py", "--check", cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+
+
+def test_imports_run_towards_smaller_numbers():
+    import re
+    order = {re.search(r"#\|\s*default_exp\s+(\w+)", "\n".join(c.source for c in nbformat.read(ROOT / p, 4).cells)).group(1): int(p.name[:2])
+             for p in NOTEBOOKS if p.name[:2].isdigit()}
+    for name, number in order.items():
+        text = (ROOT / "hrm_nb" / f"{name}.py").read_text()
+        used = re.findall(r"from (?:hrm_nb)?\.(\w+) import", text) + [n for line in re.findall(r"from (?:hrm_nb|\.) import ([^\n]+)", text) for n in re.findall(r"\w+", line)]
+        wrong = [u for u in used if u in order and order[u] >= number and u != name]
+        assert not wrong, f"{name} imports {wrong}"
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=str)
+def test_notebook_runs(notebook, tmp_path):
+    "Top to bottom against the exported package, experiments on their real settings; what they draw goes to a folder of its own."
+    done = run(str(BIN / "nbdev_test"), "--path", str(notebook), "--n_workers", "1", cwd=ROOT, HRM_NB_OUT=str(tmp_path), MPLBACKEND="agg")
+    assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
+    saved = [o for c in nbformat.read(ROOT / notebook, 4).cells for o in c.get("outputs", ()) if o.output_type == "error"]
+    assert not saved, "the notebook holds a saved error"
+    assert (ROOT / notebook).stat().st_size < 1.5e6
