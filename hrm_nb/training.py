@@ -55,6 +55,7 @@ class TrainConfig:
     checkpoint_every: int = 0           # steps between checkpoints; 0 = none but best and final
     keep: int = 3                       # newest checkpoints kept; 0 = all
     device: str = "auto"                # auto, cpu, cuda, cuda:1, mps
+    compile: bool = False               # torch.compile the reasoning step (needs a C++ compiler; the first steps are slow)
     seed: int = 0                       # of data order, augmentation and exploration
 
     def __post_init__(self):
@@ -106,6 +107,7 @@ class Trainer:
         check_fit(model.config, train)
         self.model = model.to(self.device).train()
         self.params = list(model.parameters())
+        self.training_step = torch.compile(training_step, dynamic=False) if config.compile else training_step
         self.batches = Batches(train, config.batch_size, seed=config.seed, device=self.device, drop_last=config.drop_last,
                                augment=config.augment, allow_padding=config.allow_padding, rank=self.rank, world_size=self.world_size)
         if config.batch_size // self.world_size % config.accumulate:
@@ -129,7 +131,7 @@ def _advance(self) -> None:
     self.optimizer.zero_grad()
     outcomes = []
     for i, (part, u) in enumerate(zip(parts, uniform.chunk(c.accumulate, 1))):
-        out = training_step(self.model, self.carries[i], part, u, c.loss_type)
+        out = self.training_step(self.model, self.carries[i], part, u, c.loss_type)
         self._refuse_nonfinite(out.loss)
         (out.loss / c.batch_size).backward()
         self.carries[i] = out.carry
