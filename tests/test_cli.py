@@ -1,0 +1,182 @@
+"The console command, called in this process on runs of seconds."
+import os
+import re
+import signal
+
+import pytest
+
+from hrm_nb import cli, training
+from hrm_nb.cli import COMMANDS, main
+from hrm_nb.recipes import RECIPES
+from hrm_nb.runs import Run, read_json
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+TINY = ["--data.train", "64", "--data.test", "20", "--data.size", "3", "--model.hidden-size", "32", "--model.puzzle-emb-ndim", "32",
+        "--train.steps", "12", "--train.batch-size", "16", "--train.device", "cpu", "--train.log-every", "3", "--train.checkpoint-every", "4"]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    "A run made by the command."
+    path = tmp_path_factory.mktemp("cli") / "runs" / "a"
+    main(["train", "copy-increment", "--run", str(path), *TINY])
+    return path
+
+
+def refused(capsys, *argv):
+    "The one line on stderr, progress bars aside, of a command that ends with status 2."
+    with pytest.raises(SystemExit) as e: main(list(map(str, argv)))
+    out, err = capsys.readouterr()
+    assert e.value.code == 2, (e.value.code, err)
+    lines = [line for line in err.splitlines() if "batch/s]" not in line and line]
+    assert len(lines) == 1 and lines[0].startswith("hrm-nb: "), err
+    return lines[0]
+
+
+def test_train_leaves_a_run(trained):
+    run = Run(trained)
+    assert run.history.step.tolist() == [3, 6, 9, 12]
+    assert run.checkpoints.name.tolist() == ["best", "final", "step_000004", "step_000008", "step_000012"]
+    assert run.config["train"]["steps"] == 12 and run.config["train"]["epochs"] == 0 and run.config["model"]["hidden_size"] == 32
+    assert run.config["model"]["seq_len"] == 9 and run.config["data"]["test"]["examples"] == 20
+    for name in ("training_metrics.png", "prediction_vs_groundtruth.png"): assert (trained / name).read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+def test_options_have_the_names_of_the_fields(trained, tmp_path):
+    "What the recipe does not override is the recipe's; the same run from Python has the same configuration."
+    from hrm_nb.recipes import build, recipe
+    r = recipe("copy-increment", dict(train=64, test=20, size=3), dict(hidden_size=32, puzzle_emb_ndim=32),
+               dict(steps=12, batch_size=16, device="cpu", log_every=3, checkpoint_every=4))
+    model, train, test = build(r)
+    assert {k: v for k, v in Run(trained).config["train"].items()} == read_json_like(r.train.to_dict())
+    assert Run(trained).config["model"] == model.config.to_dict()
+    assert Run(trained).config["data"]["train"]["hash"] == train.hash and Run(trained).config["data"]["test"]["hash"] == test.hash
+
+
+def read_json_like(values): return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+
+
+def test_steps_replace_epochs_and_epochs_steps(monkeypatch):
+    "Whichever is given; the other, which a recipe may hold, gives way."
+    seen = []
+    monkeypatch.setattr("hrm_nb.recipes.build", lambda r: (None, None, None))
+    def stop(model, train, test, config, run, **kw): seen.append((config.steps, config.epochs)); raise ValueError("enough")
+    monkeypatch.setattr(training, "fit", stop)
+    for argv in (["copy-increment", "--train.epochs", "3"], ["maze-hard", "--train.steps", "7"], ["maze-hard", "--train.steps=7"], ["hrm-sudoku"]):
+        with pytest.raises(SystemExit): main(["train", *argv])
+    assert seen == [(0, 3), (7, 0), (7, 0), (0, 20_000)]
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_has_options(name, capsys):
+    with pytest.raises(SystemExit) as e: main(["train", name, "--help"])
+    out = capsys.readouterr().out
+    assert e.value.code == 0
+    for option in ("--run", "--model.hidden-size", "--train.lr", "--train.checkpoint-every", "--data."): assert option in out, option
+
+
+def test_help(capsys):
+    main([]); short = capsys.readouterr().out
+    main(["--help"]); assert capsys.readouterr().out == short
+    for name in COMMANDS: assert re.search(rf"^  {name} ", short, re.M)
+    main(["train"]); listed = capsys.readouterr().out
+    for name, r in RECIPES.items(): assert name in listed and r.about in listed
+    for name in set(COMMANDS) - {"train"}:
+        with pytest.raises(SystemExit) as e: main([name, "--help"])
+        assert e.value.code == 0 and f"hrm-nb {name}" in capsys.readouterr().out
+
+
+def test_evaluate(trained, capsys):
+    main(["evaluate", str(trained), "--by", "pattern", "--device", "cpu"])
+    out = capsys.readouterr().out
+    scores = dict(re.findall(r"^(\w+) +([-\d.e+]+)$", out, re.M))
+    assert scores["count"] == "20" and scores["steps"] == "2" and re.search(r"copy +10 ", out) and re.search(r"increment +10 ", out)
+    from hrm_nb.evaluation import evaluate
+    want = evaluate(Run(trained).model("best"), Run(trained).puzzles("test")).summary
+    assert {k: float(scores[k]) for k in want} == pytest.approx(want, rel=1e-5)
+    for argv in (["--checkpoint", "8"], ["--checkpoint", "final", "--split", "train"], ["--halt", "learned"], ["--max-steps", "1"]):
+        main(["evaluate", str(trained), *argv])
+        out = capsys.readouterr().out
+        assert ("count                    64" if "train" in argv else "count                    20") in out
+        if "--max-steps" in argv: assert re.search(r"^steps +1$", out, re.M)
+
+
+def test_runs(trained, capsys):
+    main(["runs", str(trained.parent)])
+    head, row = capsys.readouterr().out.strip().splitlines()
+    assert head.split()[0] == "path" and row.split()[0] == "a" and "12" in row
+
+
+def test_resume_after_sigterm(tmp_path, capsys, monkeypatch):
+    "A run that was told to leave says where its work is; resume takes it to the end."
+    real_update = training.ProgressCB.on_step
+    def leave(self, trainer):
+        if trainer.step == 5: os.kill(os.getpid(), signal.SIGTERM)
+        real_update(self, trainer)
+    monkeypatch.setattr(training.ProgressCB, "on_step", leave)
+    with pytest.raises(SystemExit, match="saved in .*, go on with resume"): main(["train", "copy-increment", "--run", str(tmp_path / "b"), *TINY])
+    assert Run(tmp_path / "b").checkpoints.step.max() == 5
+    monkeypatch.undo()
+    main(["resume", str(tmp_path / "b")])
+    assert "held out exact accuracy" in capsys.readouterr().out
+    assert Run(tmp_path / "b").checkpoints.name.tolist()[:2] == ["best", "final"] and (tmp_path / "b/training_metrics.png").exists()
+
+
+@pytest.mark.xfail(strict=True, reason="known: Ctrl-C ends in a traceback")
+def test_ctrl_c_is_one_line_too(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(training, "fit", lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt("interrupted; saved in x, go on with resume")))
+    with pytest.raises((SystemExit, KeyboardInterrupt)) as e: main(["train", "copy-increment", "--run", str(tmp_path / "b"), *TINY])
+    assert e.type is SystemExit and e.value.code == 130 and "saved in x" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("argv, words", [
+    (["fly"], "no command 'fly'; there are train, resume, evaluate"), (["train", "chess"], "no recipe 'chess'; there are copy-increment"),
+    (["train", "copy-increment", *TINY, "--train.batch-size", "999"], "larger than the set"),
+    (["train", "copy-increment", *TINY, "--train.device", "cuda:77"], "is not there"), (["train", "copy-increment", "--data.colours", "1"], "colours is 1"),
+    (["train", "maze-hard", "--data.name", "no-such-set"], "no data set 'no-such-set'"),
+    (["resume", "nowhere"], "nowhere: no run here"), (["evaluate", "nowhere"], "nowhere: no run here"), (["runs", "nowhere"], "no runs below"),
+    (["bench", "x"], "no benchmark 'x'"), (["report", "--notebook", "no.ipynb"], "no.ipynb: no such notebook")], ids=lambda v: " ".join(v[:2]) if isinstance(v, list) else "")
+def test_errors_are_one_line(tmp_path, monkeypatch, capsys, argv, words):
+    monkeypatch.chdir(tmp_path)
+    assert words in refused(capsys, *argv)
+    assert list(tmp_path.rglob("config.json")) == []
+
+
+def test_errors_about_a_run_are_one_line(trained, capsys, tmp_path):
+    assert "already holds a run" in refused(capsys, "train", "copy-increment", "--run", trained, *TINY)
+    assert "no checkpoint 7; there are best, final, step_000004" in refused(capsys, "evaluate", trained, "--checkpoint", 7)
+    assert "no tag 'colour'; there are" in refused(capsys, "evaluate", trained, "--by", "colour")
+    import shutil
+    shutil.copytree(trained, tmp_path / "c")
+    file = tmp_path / "c/checkpoints/best/model.safetensors"
+    file.write_bytes(file.read_bytes()[:-1])
+    assert str(file) in refused(capsys, "evaluate", tmp_path / "c")
+    (tmp_path / "c/config.json").write_text("{")
+    assert "config.json: not valid JSON" in refused(capsys, "resume", tmp_path / "c")
+
+
+@pytest.mark.parametrize("option, value, words", [("--model.num-heads", "7", "num_heads is 7"), ("--train.lr", "-1", "lr is -1"),
+                                                  ("--train.optimizer", "lion", "allowed are adamw, adam_atan2")])
+def test_settings_that_make_no_sense(option, value, words, capsys):
+    "Refused by the configurations while tyro makes them; tyro sets the message in a frame of its own."
+    with pytest.raises(SystemExit) as e: main(["train", "copy-increment", option, value])
+    err = " ".join(capsys.readouterr().err.split())
+    assert e.value.code == 2 and words in err and "Traceback" not in err
+
+
+@pytest.mark.parametrize("argv", [["evaluate"], ["evaluate", "x", "--halt", "sometimes"], ["train", "copy-increment", "--train.learning-rate", "1"],
+                                  ["train", "copy-increment", "--train.steps", "many"]], ids=" ".join)
+def test_a_wrong_command_line_ends_with_status_2(argv, capsys):
+    with pytest.raises(SystemExit) as e: main(argv)
+    assert e.value.code == 2 and capsys.readouterr().err
+
+
+def test_the_entry_point_is_main(): assert cli.main is main and "hrm_nb.cli:main" in entry_points()
+
+
+def entry_points():
+    from configparser import ConfigParser
+    from pathlib import Path
+    ini = ConfigParser(delimiters=["="], interpolation=None)
+    ini.read(Path(__file__).parent.parent / "settings.ini")
+    return ini["DEFAULT"]["console_scripts"]
