@@ -120,7 +120,7 @@ def _choose(puzzles, n, seed):
 # %% ../nbs/23_recipes.ipynb #cae18c0f
 _ANY = dict(vocab_size=1, seq_len=1)  # the data decides
 _SMALL = ReasonerConfig.hrm(**_ANY, hidden_size=64, num_heads=4, expansion=2, H_layers=1, L_layers=1, puzzle_emb_ndim=64, halt_max_steps=2,
-                            halt_exploration_prob=.5, no_ACT_continue=True, pos_encodings="none", forward_dtype="float32")
+                            halt_exploration_prob=.5, no_ACT_continue=True, forward_dtype="float32")
 _PAPER = TrainConfig(epochs=20_000, batch_size=768, lr=1e-4, puzzle_lr=1e-4, weight_decay=1.0, puzzle_weight_decay=1.0, warmup_steps=2000,
                      optimizer="adam_atan2", drop_last=True, eval_every=4000, checkpoint_every=2000, log_every=20)
 
@@ -136,11 +136,10 @@ class Recipe:
 
 RECIPES = {
     "copy-increment": Recipe("identified copy and increment, to 100 % in seconds", PatternData(), _SMALL,
-        TrainConfig(steps=200, batch_size=32, lr=4e-3, puzzle_lr=.1, weight_decay=0, puzzle_weight_decay=0, warmup_steps=5, lr_min_ratio=.2,
-                    clip_norm=1, ema=.95, eval_batch_size=128, held_out=.1, log_every=5)),
+        TrainConfig(steps=200, batch_size=32, lr=4e-3, puzzle_lr=.03, weight_decay=0, puzzle_weight_decay=0, warmup_steps=5, lr_min_ratio=.02,
+                    clip_norm=1, ema=.9, eval_batch_size=128, held_out=.1, log_every=5)),
     "earlier-copy-increment": Recipe("the earlier CPU run: twenty steps on eight grids in a 900-token frame", EarlierPatterns(),
-        dataclasses.replace(_SMALL, halt_max_steps=6, expansion=4, halt_exploration_prob=.1, no_ACT_continue=False,
-                            pos_encodings="rope"),
+        dataclasses.replace(_SMALL, halt_max_steps=6, expansion=4, halt_exploration_prob=.1, no_ACT_continue=False),
         TrainConfig(epochs=20, batch_size=2, allow_padding=True, lr=1e-3, puzzle_lr=1e-3, weight_decay=0, puzzle_weight_decay=0, betas=(.9, .999),
                     clip_norm=1, loss_type="softmax_cross_entropy")),
     "maze-hard": Recipe("the earlier GPU run on Maze-Hard", MazeData(), ReasonerConfig.hrm(**_ANY),
