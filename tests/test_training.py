@@ -35,7 +35,13 @@ SETTINGS = TrainConfig(steps=24, batch_size=16, lr=3e-3, puzzle_lr=1e-2, warmup_
                        checkpoint_every=2, eval_every=8, held_out=.25, log_every=2)
 
 
-def fresh(seed=0, **changes): return Reasoner(ReasonerConfig.hrm(**ARCH | changes), seed=seed)
+def fresh(seed=0, **changes):
+    "A model that would stop after every step, so that only exploration keeps it thinking and chance has a say from the start."
+    model = Reasoner(ReasonerConfig.hrm(**ARCH | changes), seed=seed)
+    with torch.no_grad(): model.q_head.bias.copy_(torch.tensor([1., 0.]))
+    return model
+
+
 def puzzles(n=64, seed=1): return patterns.make(n, size=3, seed=seed)
 def train(path, callbacks=(), model=None, data=None, **changes):
     "A run in `path`; a tiny one unless told otherwise."
