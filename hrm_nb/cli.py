@@ -151,6 +151,9 @@ def main(argv:list[str]|None=None) -> None:
         if argv[0] not in COMMANDS: raise ValueError(f"no command {argv[0]!r}; there are {', '.join(COMMANDS)}")
         if argv[0] == "train": train(argv[1:])
         else: _parse(COMMANDS[argv[0]], argv[1:], f"hrm-nb {argv[0]}")
+    except KeyboardInterrupt as e:
+        print(f"hrm-nb: {e}", file=sys.stderr)
+        raise SystemExit(130)
     except (ValueError, OSError, ImportError) as e:
         print(f"hrm-nb: {e}", file=sys.stderr)
         raise SystemExit(2)

@@ -117,9 +117,10 @@ def _summary(table):
     exact = real.exact.mean()
     own = ("lm_loss", "q_halt_loss", "accuracy", "exact", "q_halt", "q_continue", "steps", "q_halt_right", "counted")
     more = {c: float(real[c].mean()) for c in real.columns if c not in own and real[c].dtype.kind in "fb"}
-    return {**dict(lm_loss=real.lm_loss.mean(), q_halt_loss=real.q_halt_loss.mean(), loss=(real.lm_loss + .5 * real.q_halt_loss).mean(),
+    values = {**dict(lm_loss=real.lm_loss.mean(), q_halt_loss=real.q_halt_loss.mean(), loss=(real.lm_loss + .5 * real.q_halt_loss).mean(),
                    accuracy=real.accuracy.mean(), exact_accuracy=exact, q_halt_accuracy=real.q_halt_right.mean(),
-                   q_halt_constant=max(exact, 1 - exact), steps=real.steps.mean(), count=len(real)), **more}
+                     q_halt_constant=max(exact, 1 - exact), steps=real.steps.mean()), **more}
+    return {k: float(v) for k, v in values.items()} | {"count": len(real)}
 
 # %% ../nbs/20_evaluation.ipynb #79401e7a
 def solve(model:Reasoner,

@@ -78,6 +78,12 @@ def _check_config(c):
         raise ValueError(f"hidden_size {c.hidden_size} / num_heads {c.num_heads} is odd; rope needs heads of even width")
     if c.prefix_len * c.hidden_size < c.puzzle_emb_ndim:
         raise ValueError(f"puzzle_emb_len {c.puzzle_emb_len} x hidden_size {c.hidden_size} cannot hold puzzle_emb_ndim {c.puzzle_emb_ndim}")
+    for name in ("expansion", "rope_theta", "rms_norm_eps", "halt_exploration_prob"):
+        value = getattr(c, name)
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0:
+            raise ValueError(f"{name} is {value!r}; allowed are numbers from 0")
+    for name in ("mlp_t", "no_ACT_continue"):
+        if not isinstance(getattr(c, name), bool): raise ValueError(f"{name} is {getattr(c, name)!r}; allowed are true and false")
     if not 0 <= c.halt_exploration_prob <= 1:
         raise ValueError(f"halt_exploration_prob is {c.halt_exploration_prob}; allowed is 0 to 1")
     if c.arch == "transformer" and c.halt_max_steps != 1:

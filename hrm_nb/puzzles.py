@@ -339,7 +339,7 @@ def audit(train:PuzzleSet, # the set to train on
 def _read_json(path):
     "A JSON file, or an error that names it."
     try: return json.loads(Path(path).read_text())
-    except json.JSONDecodeError as e: raise ValueError(f"{path}: not valid JSON ({e})") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as e: raise ValueError(f"{path}: not valid JSON ({e})") from None
 
 
 def _read_npy(path):
@@ -356,6 +356,9 @@ def _read_npy(path):
 def _read_part(folder, name, ignore):
     "One named set: arrays with identifiers per example and IGNORE labels, and the arrays' types."
     raw = {k: _read_npy(folder / f"{name}__{k}.npy") for k in _ARRAYS}
+    for k, array in raw.items():
+        if array.ndim != (2 if k in ("inputs", "labels") else 1) or not array.size:
+            raise ValueError(f"{folder / f'{name}__{k}.npy'}: an array of shape {array.shape}; allowed are {'two dimensions' if k in ('inputs', 'labels') else 'one dimension'}, not empty")
     sizes, ids = np.diff(raw["puzzle_indices"]), raw["puzzle_identifiers"]
     if len(ids) != len(sizes) or (sizes < 0).any() or sizes.sum() != len(raw["inputs"]):
         raise ValueError(f"{folder}: {len(ids)} {name}__puzzle_identifiers and {name}__puzzle_indices for {sizes.sum()} examples, "
@@ -381,10 +384,11 @@ def _load(cls, folder, # the set's folder
     meta = _read_json(path / "dataset.json")
     missing = [k for k in _REQUIRED if k not in meta] if isinstance(meta, dict) else list(_REQUIRED)
     if missing: raise ValueError(f"{path / 'dataset.json'}: lacks {', '.join(missing)}")
+    _check_fields(path / "dataset.json", meta)
     read = [_read_part(path, name, meta["ignore_label_id"]) for name in meta["sets"]]
     parts, meta["dtypes"] = [r[0] for r in read], read[0][1]
     if (folder / "identifiers.json").exists(): meta["identifier_names"] = _read_json(folder / "identifiers.json")
-    tags = pd.read_csv(path / "tags.csv") if (path / "tags.csv").exists() else None
+    tags = _read_tags(path / "tags.csv")
     joined = {k: np.concatenate([p[k] for p in parts]) for k in ("inputs", "labels", "identifiers")}
     index = {k: _join_indices([p[k] for p in parts]) for k in ("puzzle_indices", "group_indices")}
     if len(parts) > 1: meta["set_groups"] = [len(p["group_indices"]) - 1 for p in parts]
@@ -394,6 +398,25 @@ def _load(cls, folder, # the set's folder
     domain = domain or grid_domain(meta["vocab_size"], meta["seq_len"], folder.name)
     build = dict(**joined, **index, tags=tags, metadata=meta, domain=domain, source=str(path))
     return PuzzleSet(**build) if bad_rows == "raise" else drop_bad_rows(_basic_problems, **build)
+
+
+def _check_fields(path, meta):
+    "Raise ValueError for the first field of dataset.json that makes no sense."
+    for key in _REQUIRED[:-1]:
+        value, least = meta[key], -np.inf if key == "ignore_label_id" else 1 if key in ("vocab_size", "seq_len", "num_puzzle_identifiers", "total_groups") else 0
+        if key == "ignore_label_id" and value is None: continue
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise ValueError(f"{path}: {key} is {value!r}; allowed are whole numbers" + (f" from {least}" if least >= 0 else ""))
+    if meta["pad_id"] >= meta["vocab_size"]: raise ValueError(f"{path}: pad_id is {meta['pad_id']}; the vocabulary is 0..{meta['vocab_size'] - 1}")
+    if not isinstance(meta["sets"], list) or not meta["sets"] or not all(isinstance(s, str) for s in meta["sets"]):
+        raise ValueError(f"{path}: sets is {meta['sets']!r}; allowed is a list of at least one name")
+
+
+def _read_tags(path):
+    "The tags beside a set, if there are any."
+    if not path.exists(): return None
+    try: return pd.read_csv(path)
+    except (ValueError, UnicodeDecodeError) as e: raise ValueError(f"{path}: not a table of tags ({e})") from None
 
 
 def _join_indices(parts):
@@ -452,6 +475,7 @@ def _save(self, folder, # the set's folder, made if need be
         (part / "dataset.json").write_text(json.dumps(meta))
         if len(self.tags.columns): self.tags.to_csv(part / "tags.csv", index=False)
         part.rename(path)
+    except OSError as e: raise OSError(f"{path}: could not be written ({e}); nothing is left behind") from None
     finally: shutil.rmtree(part, ignore_errors=True)
     names = folder / "identifiers.json"
     if not names.exists() or len(_read_json(names)) < len(self.metadata["identifier_names"]):

@@ -53,7 +53,7 @@ def write_json(path, value) -> None:
 def read_json(path):
     "Read JSON, or raise an error that names the file."
     try: return json.loads(Path(path).read_text())
-    except json.JSONDecodeError as e: raise ValueError(f"{path}: not valid JSON ({e}); was it cut short?") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as e: raise ValueError(f"{path}: not valid JSON ({e}); was it cut short?") from None
 
 # %% ../nbs/21_runs.ipynb #79fa37df
 def _digest(tensors, state):
@@ -72,7 +72,7 @@ def save_tensors(path, # file to write, .safetensors
                  ) -> None:
     "Write tensors and state atomically, with a digest of both."
     tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
-    text = json.dumps(state or {}, sort_keys=True)
+    text = json.dumps(_plain(state or {}), sort_keys=True)
     _replace(path, lambda part: save_file(tensors, part, {"state": text, "sha256": _digest(tensors, text)}))
 
 
@@ -144,7 +144,8 @@ class Run:
     def history(self) -> pd.DataFrame:
         "One row a logged step; empty before the first."
         path = self.path / "training_history.json"
-        return pd.DataFrame(read_json(path)).astype(float, errors="ignore") if path.exists() else pd.DataFrame({"step": []})
+        columns = read_json(path) if path.exists() else {}
+        return pd.DataFrame(columns or {"step": []}).astype(float, errors="ignore")
 
     @property
     def checkpoints(self) -> pd.DataFrame:
@@ -169,7 +170,7 @@ def create_run(path, # the folder, new or empty
     "A fresh run folder. Raises FileExistsError where one already holds a run."
     path = Path(path)
     if (path / "config.json").exists(): raise FileExistsError(f"{path}: already holds a run; choose another folder, or resume it")
-    if path.exists() and (not path.is_dir() or any(p.name != ".lock" for p in path.iterdir())):
+    if path.exists() and (not path.is_dir() or any(p.name not in (".lock", "environment.json") for p in path.iterdir())):
         raise FileExistsError(f"{path}: exists and is not an empty folder; a run needs a folder of its own")
     write_json(path / "environment.json", environment)
     write_json(path / "config.json", config)
@@ -228,10 +229,11 @@ def runs(root, # a folder of run folders, searched at any depth
          ) -> pd.DataFrame: # path, steps, seed, device, commit and the last value of each measure
     "All runs below a folder."
     rows = []
-    for config in sorted(Path(root).rglob("config.json")):
-        try: run = Run(config.parent); history = run.history
-        except ValueError: continue
-        if "model" not in run.config: continue
+    for file in sorted(Path(root).rglob("config.json")):
+        run = Run(file.parent)
+        try: config, history = run.config, run.history
+        except ValueError: continue  # a damaged run does not hide the others
+        if not isinstance(config, dict) or "model" not in config: continue
         last = {c: history[c].dropna().iloc[-1] for c in history if history[c].notna().any()}
         env = read_json(run.path / "environment.json") if (run.path / "environment.json").exists() else {}
         rows.append(dict(path=str(run.path.relative_to(root)), **{k: env.get(k) for k in ("seed", "device_name", "commit")},
@@ -247,17 +249,21 @@ def save_checkpoint(run:Run, step:int,
                     ) -> Path:
     "Write `checkpoints/step_...` whole."
     root = run.path / "checkpoints"
-    part, final = root / f".{checkpoint_name(step)}.part", root / checkpoint_name(step)
-    _clear(part)
+    part, final, old = root / f".{checkpoint_name(step)}.part", root / checkpoint_name(step), root / f".{checkpoint_name(step)}.old"
+    _clear(part); _clear(old)
     try:
         save_tensors(part / "training.safetensors", training, state)
         if averaged: save_tensors(part / "averaged.safetensors", averaged, {"step": step})
         save_tensors(part / "model.safetensors", model, {"step": step, "averaged": bool(averaged)})
-        if final.exists(): _clear(final)
-        os.replace(part, final)
+        if final.exists(): os.replace(final, old)
+        try: os.replace(part, final)
+        except OSError:
+            if old.exists(): old.rename(final)
+            raise
     except OSError as e:
         _clear(part)
         raise OSError(f"{final}: checkpoint not written ({e}); earlier checkpoints are unchanged") from None
+    _clear(old)
     return final
 
 
@@ -274,8 +280,12 @@ def save_model(run:Run, name:str, # "best" or "final"
 
 def keep_newest(run:Run, k:int) -> None:
     "Remove all but the newest k step checkpoints; best and final stay."
-    steps = sorted(p for p in (run.path / "checkpoints").glob("step_*") if p.is_dir())
-    for folder in steps[:-k] if k else (): _clear(folder)
+    for folder in _step_folders(run)[:-k] if k else (): _clear(folder)
+
+
+def _step_folders(run):
+    "Folders of step checkpoints, oldest first."
+    return sorted((p for p in (run.path / "checkpoints").glob("step_*") if p.is_dir() and p.name[5:].isdigit()), key=lambda p: int(p.name[5:]))
 
 
 def load_checkpoint(folder) -> tuple[dict, dict, dict, dict|None]: # model, training tensors, state, averaged weights
@@ -290,7 +300,7 @@ def load_checkpoint(folder) -> tuple[dict, dict, dict, dict|None]: # model, trai
 def newest_checkpoint(run:Run) -> tuple: # as `load_checkpoint`, and the list of damaged folders passed over
     "The newest checkpoint that is whole. Raises ValueError where there is none."
     damaged = []
-    for folder in sorted((run.path / "checkpoints").glob("step_*"), reverse=True):
+    for folder in reversed(_step_folders(run)):
         try: return (*load_checkpoint(folder), damaged)
         except (ValueError, OSError) as e: damaged.append(str(e))
     raise ValueError(f"{run.path}: nothing to resume from; " + ("; ".join(damaged) or "no checkpoint was written"))
@@ -308,7 +318,7 @@ def _torch_file(path):
     except pickle.UnpicklingError as e:
         why = "holds objects that could run code" if "Unsupported global" in str(e) or "Unsupported class" in str(e) else "truncated or not a torch file"
         raise ValueError(f"{path}: {why}; allowed are tensors and plain values") from None
-    except (RuntimeError, EOFError, KeyError, ValueError, OSError, AttributeError) as e:
+    except Exception as e:  # damaged files make torch's reader raise almost anything
         raise ValueError(f"{path}: truncated or not a torch file ({type(e).__name__})") from None
 
 
@@ -333,6 +343,8 @@ def load_published(path, # a .pt or .pth file
     held = _torch_file(path)
     if not isinstance(held, dict): raise ValueError(f"{path}: holds a {type(held).__name__}; allowed is a state dict")
     weights = held.get("model_state_dict", held)
+    if not isinstance(weights, dict) or not all(isinstance(k, str) for k in weights):
+        raise ValueError(f"{path}: holds no state dict; allowed are tensors by name")
     if config is None:
         if not isinstance(held.get("model_config"), dict): raise ValueError(f"{path}: stores no model_config; pass a ReasonerConfig")
         config = published_config(held["model_config"], f"{path}: model_config")

@@ -59,7 +59,7 @@ class TrainConfig:
     seed: int = 0                       # of data order, augmentation and exploration
 
     def __post_init__(self):
-        object.__setattr__(self, "betas", tuple(self.betas))
+        object.__setattr__(self, "betas", tuple(self.betas) if isinstance(self.betas, (list, tuple)) else (self.betas,))
         _check_train_config(self)
 
     def to_dict(self) -> dict: return dataclasses.asdict(self)
@@ -67,17 +67,27 @@ class TrainConfig:
 
 def _check_train_config(c):
     "Raise ValueError for the first field that makes no sense."
+    for f in dataclasses.fields(c): _check_type(f.name, f.type, getattr(c, f.name))
+    if len(c.betas) != 2 or not all(isinstance(b, (int, float)) and 0 <= b < 1 for b in c.betas):
+        raise ValueError(f"betas is {c.betas!r}; allowed are two numbers from 0 up to, not including, 1")
     if (c.steps > 0) == (c.epochs > 0): raise ValueError(f"steps is {c.steps} and epochs is {c.epochs}; give one of them, at least 1")
     choices = (("optimizer", OPTIMIZERS), ("loss_type", tuple(LOSSES)))
     for name, allowed in choices:
         if getattr(c, name) not in allowed: raise ValueError(f"{name} is {getattr(c, name)!r}; allowed are {', '.join(allowed)}")
     limits = dict(batch_size=1, accumulate=1, eval_batch_size=1, log_every=1, lr=0, puzzle_lr=0, weight_decay=0, puzzle_weight_decay=0,
-                  warmup_steps=0, clip_norm=0, eval_every=0, patience=0, checkpoint_every=0, keep=0, steps=0, epochs=0)
+                  warmup_steps=0, clip_norm=0, eval_every=0, patience=0, checkpoint_every=0, keep=0, steps=0, epochs=0, seed=0)
     for name, least in limits.items():
         if not getattr(c, name) >= least: raise ValueError(f"{name} is {getattr(c, name)}; at least {least} is allowed")
     for name in ("lr_min_ratio", "ema", "held_out", "stop_at"):
         if not 0 <= getattr(c, name) <= 1: raise ValueError(f"{name} is {getattr(c, name)}; allowed is 0 to 1")
     if (c.patience or c.stop_at) and not c.held_out: raise ValueError("patience and stop_at need a held_out share of the training groups above 0")
+
+
+def _check_type(name, kind, value):
+    "Raise ValueError unless the value is of the field's type and finite."
+    fits = {int: lambda v: isinstance(v, int) and not isinstance(v, bool), bool: lambda v: isinstance(v, bool), str: lambda v: isinstance(v, str),
+            float: lambda v: isinstance(v, (int, float)) and not isinstance(v, bool) and math.isfinite(v)}
+    if kind in fits and not fits[kind](value): raise ValueError(f"{name} is {value!r}; allowed is a {'finite number' if kind is float else kind.__name__}")
 
 
 TrainConfig.from_dict = classmethod(checked)
@@ -132,7 +142,7 @@ def _advance(self) -> None:
     outcomes = []
     for i, (part, u) in enumerate(zip(parts, uniform.chunk(c.accumulate, 1))):
         out = self.training_step(self.model, self.carries[i], part, u, c.loss_type)
-        self._refuse_nonfinite(out.loss)
+        if self.device.type == "cpu": self._refuse_nonfinite(out.loss)  # before it reaches the weights; elsewhere at the next log point
         (out.loss / c.batch_size).backward()
         self.carries[i] = out.carry
         self.sums[:-1] += out.metrics
@@ -146,6 +156,7 @@ def _update(self, outcomes) -> None:
     c = self.config
     if self.world_size > 1: _sum_over_ranks([p.grad for p in self.params])
     norm = torch.nn.utils.clip_grad_norm_(self.params, c.clip_norm or math.inf)
+    if self.device.type == "cpu": self._refuse_nonfinite(norm, "gradient norm")
     self.sums[-1] += norm
     self.rate = learning_rate(self.step + 1, c.lr, c.warmup_steps, self.steps, c.lr_min_ratio)
     for group in self.optimizer.param_groups: group["lr"] = self.rate
@@ -158,12 +169,10 @@ def _update(self, outcomes) -> None:
     if self.ema: self.ema.update()
 
 
-def _refuse_nonfinite(self, loss=None) -> None:
-    "Stop before a NaN reaches the weights; on accelerators, where reading a loss costs time, at the next log point."
-    if loss is None: loss = self.sums[METRICS.index("lm_loss")]
-    elif self.device.type != "cpu": return
-    if not torch.isfinite(loss):
-        raise DivergedError(f"step {self.step + 1}: the loss is {loss.item()}; training stopped, earlier checkpoints are kept. A lower lr, a longer "
+def _refuse_nonfinite(self, value, what="loss", step=None) -> None:
+    "Raise DivergedError unless the value is finite; reads it from the device."
+    if not torch.isfinite(value).all():
+        raise DivergedError(f"step {step or self.step + 1}: the {what} is {value.sum().item()}; training stopped, earlier checkpoints are kept. A lower lr, a longer "
                             "warm-up or clip_norm may help")
 
 
@@ -193,11 +202,19 @@ def _gather(tensor):
 _CARRY = ("z_H", "z_L", "steps", "halted", "inputs", "labels", "identifiers")
 
 
+def _someone(self, signalled) -> bool:
+    "Whether any process was signalled: all must leave after the same step."
+    if self.world_size == 1: return bool(signalled)
+    flag = torch.tensor([bool(signalled)], dtype=torch.int32, device=self.device)
+    dist.all_reduce(flag, dist.ReduceOp.MAX)
+    return bool(flag.item())
+
+
 def _state(self) -> tuple[dict, dict, dict, dict|None]: # model, training tensors, state, averaged weights
     "All that the next step depends on. With several processes, every one must call it."
     model, named = self.model.state_dict(), dict(self.model.named_parameters())
     training = {"generator": self.generator.get_state(), "sums": _total(self.sums, self.world_size)}
-    for key in _CARRY:
+    for key in _CARRY if self.carries is not None else ():
         whole = torch.cat([getattr(c, key) for c in self.carries])
         training[f"carry.{key}"] = _gather(whole.to(torch.uint8) if whole.dtype == torch.bool else whole) if self.world_size > 1 else whole
     for name, p in named.items():
@@ -222,16 +239,17 @@ def _restore(self, model:dict, training:dict, state:dict, averaged:dict|None) ->
         self.optimizer.state[p] = {k: v.clone() if k == "step" else v.to(self.device) for k, v in kept.items()}
         if self.ema: self.ema.shadow[i] = averaged[name].to(self.device)
     if state["device"] == self.device.type: self.generator.set_state(training["generator"])
+    self.step = state["step"]
+    self.batches.seek(state["batches"])
+    self.sums = training["sums"].to(self.device) if self.rank == 0 else torch.zeros_like(self.sums)
+    if "carry.steps" not in training: return  # a run that has not begun
     rows = self.config.batch_size // self.world_size
     mine = [training[f"carry.{k}"][self.rank * rows:(self.rank + 1) * rows].to(self.device) for k in _CARRY]
     mine[_CARRY.index("halted")] = mine[_CARRY.index("halted")].bool()
     self.carries = [Carry(*part) for part in zip(*(t.chunk(self.config.accumulate) for t in mine))]
-    self.sums = training["sums"].to(self.device) if self.rank == 0 else torch.zeros_like(self.sums)
-    self.step = state["step"]
-    self.batches.seek(state["batches"])
 
 
-Trainer.state, Trainer.restore = _state, _restore
+Trainer.state, Trainer.restore, Trainer.someone = _state, _restore, _someone
 
 # %% ../nbs/22_training.ipynb #7813945f
 class Callback:
@@ -287,13 +305,13 @@ class _Recorder:
     def __init__(self, trainer, run, held, test, callbacks):
         self.trainer, self.run, self.held, self.test, self.callbacks = trainer, run, held, test, callbacks
         self.rows, self.best, self.waited, self.loss = [], None, 0, []
-        self.since, self.busy, self.written = trainer.step, 0.0, time.monotonic()
+        self.since, self.busy, self.written, self.saved = trainer.step, 0.0, time.monotonic(), -1
 
     def row(self):
         "One row of history: everything since the last one."
         t, start = self.trainer, time.perf_counter()
         sums = dict(zip((*METRICS, "grad_norm"), _total(t.sums, t.world_size).tolist()))  # waits for the device
-        t._refuse_nonfinite()
+        t._refuse_nonfinite(t.sums, "loss or gradient norm", t.step)
         t.sums.zero_()
         steps, seconds = t.step - self.since, self.busy + time.perf_counter() - start
         self.since, self.busy = t.step, 0.0
@@ -351,8 +369,10 @@ def _checkpoint(self) -> None:
     t = self.trainer
     model, training, state, averaged = t.state()
     if t.rank: return
+    for tensor in (*model.values(), training["sums"]): t._refuse_nonfinite(tensor, "state to be saved", t.step)
     write_history(self.run, self.rows)
-    state |= dict(best=self.best, waited=self.waited, losses=self.loss)
+    state |= dict(best=self.best, waited=self.waited, losses=self.loss, since=self.since, stopped=t.stopped)
+    self.saved = t.step
     save_checkpoint(self.run, t.step, model, training, state, averaged)
     keep_newest(self.run, t.config.keep)
 
@@ -408,7 +428,7 @@ class _Signals:
 
     def leave(self, where):
         "Pass the interruption on, saying where the work was saved."
-        if self.seen == signal.SIGTERM: raise SystemExit(f"terminated; saved in {where}, go on with resume")
+        if self.seen != signal.SIGINT: raise SystemExit(f"terminated; saved in {where}, go on with resume")
         raise KeyboardInterrupt(f"interrupted; saved in {where}, go on with resume")
 
 
@@ -421,7 +441,9 @@ def _loop(recorder) -> Run:
             t.advance()
             recorder.busy += time.perf_counter() - start
             recorder.after_step()
-            if signals.seen: recorder.checkpoint(); signals.leave(recorder.run.path)
+            if t.someone(signals.seen):
+                if recorder.saved != t.step: recorder.checkpoint()
+                signals.leave(recorder.run.path)
         recorder.finish()
     return recorder.run
 
@@ -447,7 +469,9 @@ def fit(model:Reasoner, # trained in place
         if trainer.world_size > 1: dist.barrier()
         folder = Run(path)
         bar = (ProgressCB(),) if progress and trainer.rank == 0 else ()
-        return _loop(_Recorder(trainer, folder, held, test, (*callbacks, *bar)))
+        recorder = _Recorder(trainer, folder, held, test, (*callbacks, *bar))
+        if config.checkpoint_every: recorder.checkpoint()  # so that a run killed at once can be resumed too
+        return _loop(recorder)
 
 
 def resume(path, # a run folder
@@ -469,7 +493,9 @@ def resume(path, # a run folder
         trainer.restore(*state)
         bar = (ProgressCB(),) if progress and trainer.rank == 0 else ()
         recorder = _Recorder(trainer, run, held, test, (*callbacks, *bar))
-        recorder.best, recorder.waited, recorder.loss = state[2]["best"], state[2]["waited"], state[2]["losses"]
+        kept_state = state[2]
+        recorder.best, recorder.waited, recorder.loss, recorder.since = [kept_state[k] for k in ("best", "waited", "losses", "since")]
+        trainer.stopped, recorder.saved = kept_state["stopped"], trainer.step
         history = run.history
         recorder.rows = history[history.step <= trainer.step].to_dict("records")
         return _loop(recorder)

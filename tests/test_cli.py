@@ -122,7 +122,6 @@ def test_resume_after_sigterm(tmp_path, capsys, monkeypatch):
     assert Run(tmp_path / "b").checkpoints.name.tolist()[:2] == ["best", "final"] and (tmp_path / "b/training_metrics.png").exists()
 
 
-@pytest.mark.xfail(strict=True, reason="known: Ctrl-C ends in a traceback")
 def test_ctrl_c_is_one_line_too(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(training, "fit", lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt("interrupted; saved in x, go on with resume")))
     with pytest.raises((SystemExit, KeyboardInterrupt)) as e: main(["train", "copy-increment", "--run", str(tmp_path / "b"), *TINY])

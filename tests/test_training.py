@@ -206,7 +206,6 @@ def test_a_signal_between_checkpoints_saves_the_step(tmp_path):
     assert result(resume(tmp_path / "run")) == result(train(tmp_path / "whole", checkpoint_every=0, log_every=1))
 
 
-@pytest.mark.xfail(strict=True, reason="known: after a resume between two rows of the history, the first row divides by the steps since the resume")
 def test_resume_between_two_rows_of_the_history(tmp_path):
     whole = train(tmp_path / "whole", log_every=5)
     with pytest.raises(SystemExit): train(tmp_path / "run", [At(13, lambda t: os.kill(os.getpid(), signal.SIGTERM))], log_every=5)
@@ -214,8 +213,7 @@ def test_resume_between_two_rows_of_the_history(tmp_path):
 
 
 @pytest.mark.parametrize("changes", [dict(ema=.9), dict(accumulate=4), dict(optimizer="adam_atan2"),
-                                     pytest.param(dict(loss_type="softmax_cross_entropy"), marks=pytest.mark.xfail(
-                                         strict=True, reason="known: a held-out score of NumPy's float32 cannot be written as JSON")),
+                                     dict(loss_type="softmax_cross_entropy"),
                                      dict(drop_last=True, batch_size=20), dict(batch_size=20), dict(epochs=4, steps=0)], ids=str)
 def test_resume_under_every_kind_of_state(tmp_path, changes):
     changes, copy = dict(steps=12) | changes, tmp_path / "copy"
@@ -252,7 +250,6 @@ def test_resume_of_a_finished_run_changes_nothing(whole, tmp_path):
     assert result(resume(tmp_path / "run")) == result(whole)
 
 
-@pytest.mark.xfail(strict=True, reason="known: before the first checkpoint resume refuses, and fit refuses the folder")
 def test_resume_before_the_first_checkpoint(whole, tmp_path):
     class Stop(Exception): pass
     def stop(trainer): raise Stop
@@ -317,7 +314,6 @@ def test_two_processes_are_one(tmp_path):
     assert json.loads((tmp_path / "two/environment.json").read_text())["world_size"] == 2
 
 
-@pytest.mark.xfail(strict=True, reason="known: ranks do not agree on a signal; one saves while the other trains, and both wait for each other")
 def test_a_signal_to_one_of_two_processes(tmp_path):
     told = in_program("signalled", tmp_path)
     assert told == dict(left=[3, 3], then=[0, 0])
@@ -334,7 +330,6 @@ def test_a_loss_that_is_no_number(tmp_path):
     assert run.history.train_lm_loss.notna().all()
 
 
-@pytest.mark.xfail(strict=True, reason="known: weights are not looked at before they are saved; loss at the step was finite")
 def test_weights_that_are_no_numbers_are_not_saved(tmp_path):
     "A gradient overflows at a step whose checkpoint is due: its loss was finite, the weights after it are not."
     def poison(trainer): trainer.model.lm_head.weight.register_hook(lambda g: g * float("inf"))
@@ -398,7 +393,6 @@ def test_patience_counts_on_after_a_resume(tmp_path, monkeypatch):
     assert script.calls == 3 and result(resume(tmp_path / "run")) == wanted
 
 
-@pytest.mark.xfail(strict=True, reason="known: a checkpoint does not hold that the run had stopped")
 def test_a_kill_after_the_stop_and_before_the_end(tmp_path, monkeypatch):
     "The last checkpoint was written by the step that stopped; final was not."
     wanted = result(train(tmp_path / "run", [Script([.1, .5, .4, .3, .9, .9], monkeypatch)], eval_every=4, patience=2))
@@ -473,7 +467,6 @@ def test_settings_that_make_no_sense(changes, words):
     with pytest.raises(ValueError, match=words): dataclasses.replace(SETTINGS, **changes)
 
 
-@pytest.mark.xfail(strict=True, reason="known: types and some ranges are not checked: TypeError, or an error deep inside, or none")
 @pytest.mark.parametrize("changes", [dict(lr="1e-4"), dict(steps=1.5), dict(batch_size=2.5), dict(keep=1.5), dict(betas=(.9,)), dict(betas=(.9, 2)),
                                      dict(betas=3), dict(seed=-1), dict(seed="a"), dict(drop_last="no"), dict(lr=float("inf"))], ids=str)
 def test_settings_of_another_type(changes):
