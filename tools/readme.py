@@ -17,8 +17,9 @@ def readme() -> str:
         if re.match(r"#\|\s*echo:\s*false", c.source): c.source = ""
         for out in c.get("outputs", ()):
             if "text/html" in out.get("data", {}) and "text/plain" in out["data"]: del out["data"]["text/html"]
+    nb.metadata["language_info"] = {"name": "python"}
     text, _ = MarkdownExporter().from_notebook_node(nb)
-    text = re.sub(r"```python\s*```\n*", "", text)
+    text = re.sub(r"```\w*\s*```\n*", "", text)
     return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
 
 
