@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 from .act import LOSSES, reason, row_scores
 from .model import Reasoner
-from .puzzles import IGNORE, PuzzleSet
+from .puzzles import PuzzleSet
 
 # %% ../nbs/20_evaluation.ipynb #2b0a3208
 def wants_to_halt(config, # ReasonerConfig

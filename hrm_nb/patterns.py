@@ -9,7 +9,7 @@ __all__ = ['PATTERNS', 'domain', 'make']
 import numpy as np
 import pandas as pd
 
-from .puzzles import IGNORE, Domain, PuzzleSet, overlap
+from .puzzles import IGNORE, Domain, PuzzleSet
 
 # %% ../nbs/01_patterns.ipynb #0cc687f5
 PATTERNS = {"copy": lambda grid, colours: grid,

@@ -7,7 +7,7 @@ __all__ = ['RECIPES', 'PatternData', 'EarlierPatterns', 'MazeData', 'SudokuData'
 
 # %% ../nbs/23_recipes.ipynb #28859779
 import dataclasses
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 from . import patterns

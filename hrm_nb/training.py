@@ -7,14 +7,13 @@ __all__ = ['TrainConfig', 'DivergedError', 'pick_device', 'Trainer', 'Callback',
            'resume']
 
 # %% ../nbs/22_training.ipynb #bd7d9e19
-import dataclasses, math, os, signal, threading, time
+import dataclasses, math, signal, threading, time
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
 from tqdm.auto import tqdm
 
 from .act import LOSSES, METRICS, Carry, initial_carry, training_step
