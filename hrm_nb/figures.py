@@ -83,9 +83,9 @@ def predictions(puzzles:PuzzleSet, predicted, # (N, S) tokens
 
 # %% ../nbs/31_figures.ipynb #42153dbb
 def steps_and_halting(table:pd.DataFrame, # from analysis.steps_table
-                      title:str=""):
+                      title:str="", ax=None): # ax: axes to draw into; None = a new figure
     "Exact matches against the reasoning steps taken, with the point that learned halting reaches."
-    fig, ax = axes()
+    fig, ax = (ax.figure, [ax]) if ax is not None else axes()
     never, learned = table[table.halt == "never"], table[table.halt == "learned"]
     ax[0].plot(never.mean_steps, never.exact_accuracy, marker="o", ms=3, color=COLOURS["held_out"], label="always this many steps")
     ax[0].scatter(learned.mean_steps, learned.exact_accuracy, marker="*", s=120, color=COLOURS["test"], zorder=3, label="learned halting")

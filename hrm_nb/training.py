@@ -525,7 +525,7 @@ def _new_run(path, trainer, train, test):
         if puzzles is None: continue
         small = (puzzles.inputs.nbytes + puzzles.labels.nbytes) < _STORED_MB * 1e6
         data[name] = dict(hash=puzzles.hash, examples=len(puzzles), domain=describe_domain(puzzles.domain), stored=small)
-    config = dict(model=trainer.model.config.to_dict(), train=trainer.config.to_dict(), data=data)
+    config = dict(model=trainer.model.config.to_dict(), train=trainer.config.to_dict(), data=data, steps=trainer.steps)
     run = create_run(path, config, environment(trainer.device, trainer.config.seed) | dict(world_size=trainer.world_size))
     for name, puzzles in (("train", train), ("test", test)):
         if puzzles is not None and data[name]["stored"]: puzzles.save(run.path / "data", name)
