@@ -4,32 +4,35 @@
 
 # %% auto #0
 __all__ = ['SHAPES', 'BENCHES', 'matrix_rate', 'row', 'table', 'copy_increment', 'step_flops', 'random_set', 'training_step',
-           'imports', 'sudoku', 'maze', 'arc']
+           'evaluation_step', 'overhead', 'imports', 'sudoku', 'maze', 'arc', 'record']
 
 # %% ../nbs/33_bench.ipynb #e90fad85
 import statistics, subprocess, sys, time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 
+from .act import reason, training_step as step
 from .evaluation import evaluate
-from .layers import swiglu_width
+from .layers import linear, swiglu_width
 from .model import Reasoner, ReasonerConfig
 from .puzzles import PuzzleSet
 from .recipes import build, recipe
-from .training import TrainConfig, Trainer, evaluating, pick_device
+from .runs import _replace, environment
+from .training import TrainConfig, Trainer, _Recorder, evaluating, pick_device
 
 # %% ../nbs/33_bench.ipynb #e3a0e96e
-def matrix_rate(m:int=1024, n:int=1024, k:int=1024, # (m, k) times (k, n)
+def matrix_rate(m:int=1024, n:int=1024, k:int=1024, # (m, k) times (k, n), as a layer multiplies
                 dtype=torch.float32, device="cpu", rounds:int=7) -> float: # GFLOP/s
     "The rate at which this machine multiplies matrices of one shape."
-    a, b = torch.ones(m, k, dtype=dtype, device=device), torch.ones(k, n, dtype=dtype, device=device)
+    a, b = (torch.randn(*shape, generator=torch.Generator().manual_seed(0)).to(device, dtype) for shape in ((m, k), (n, k)))
     each = max(1, int(2e9 / (2 * m * n * k)))
     def once():
         _wait(device); start = time.perf_counter()
-        for _ in range(each): a @ b
+        for _ in range(each): linear(a, b)
         _wait(device)
         return time.perf_counter() - start
     return 2e-9 * m * n * k * each / min(once() for _ in range(rounds))
@@ -102,28 +105,73 @@ def random_set(c:ReasonerConfig, # the sizes
     return PuzzleSet(*(rng.integers(0, c.vocab_size, (n, c.seq_len)) for _ in range(2)), metadata=dict(vocab_size=c.vocab_size, num_puzzle_identifiers=1))
 
 
+def _rate(c, B, device):
+    "GFLOP/s of a model's widest product; on a CPU in the faster of its type and float32."
+    shape = B * c.length, 2 * swiglu_width(c.hidden_size, c.expansion), c.hidden_size
+    types = {getattr(torch, c.forward_dtype), torch.float32} if device.type == "cpu" else {getattr(torch, c.forward_dtype)}
+    return max(matrix_rate(*shape, dtype, device) for dtype in types)
+
+
+def _timed(call, rounds, warmup, device):
+    "Median seconds of a call."
+    times = []
+    for _ in range(warmup + rounds):
+        start = time.perf_counter()
+        call(); _wait(device)
+        times.append(time.perf_counter() - start)
+    return statistics.median(times[warmup:])
+
+
+def _against_limit(name, took, flops, rate, B, rounds, dtype, bar=None): # bar None = 1.5 times the limit
+    "The rows of one timing."
+    limit = flops / rate / 1e9
+    return [row(f"{name}: matrix rate, {dtype}", rate, "GFLOP/s"), row(f"{name}: arithmetic", flops / 1e9, "GFLOP"), row(f"{name}: limit", limit, "s"),
+            row(f"{name}: step, median of {rounds}", took, "s", bar or 1.5 * limit), row(f"{name}: examples", B / took, "1/s"),
+            row(f"{name}: share of the limit reached", 100 * limit / took, "%")]
+
+
 def training_step(shape:str="small", # a key of SHAPES
                   steps:int=100, warmup:int=20, device:str="auto", compile:bool=False) -> list[dict]: # rows
     "Median time of a training step, with and without the continue target, beside the arithmetic limit."
     base, B = SHAPES[shape]
     device, rows = pick_device(device), []
-    inner = swiglu_width(base.hidden_size, base.expansion)
     for no_continue in (True, False):
         c = replace(base, no_ACT_continue=no_continue)
-        rate = matrix_rate(B * c.length, 2 * inner, c.hidden_size, getattr(torch, c.forward_dtype), device)
         trainer = Trainer(Reasoner(c), random_set(c, 4 * B), TrainConfig(steps=10 ** 6, batch_size=B, device=str(device), compile=compile))
-        times = []
-        for i in range(warmup + steps):
-            start = time.perf_counter()
-            trainer.advance(); _wait(device)
-            if i >= warmup: times.append(time.perf_counter() - start)
-        took, limit = statistics.median(times), step_flops(c, B) / rate / 1e9
-        name = f"{shape}, {'without' if no_continue else 'with'} continue target"
-        bar = {"small": (.012, .020)}.get(shape, (1.5 * limit,) * 2)[not no_continue]
-        rows += [row(f"{name}: matrix rate, {c.forward_dtype}", rate, "GFLOP/s"), row(f"{name}: arithmetic", step_flops(c, B) / 1e9, "GFLOP"),
-                 row(f"{name}: limit", limit, "s"), row(f"{name}: step, median of {steps}", took, "s", bar),
-                 row(f"{name}: examples", B / took, "1/s"), row(f"{name}: share of the limit reached", 100 * limit / took, "%")]
+        took = _timed(trainer.advance, steps, warmup, device)
+        name = f"{shape}{', compiled' if compile else ''}, {'without' if no_continue else 'with'} continue target"
+        bar = {"small": (.012, .020), "maze": (.025, .025) if device.type == "cuda" else (None, None)}.get(shape, (None, None))[not no_continue]
+        rows += _against_limit(name, took, step_flops(c, B), _rate(c, B, device), B, steps, c.forward_dtype, bar)
+        if device.type == "cuda": rows.append(row(f"{name}: memory", torch.cuda.max_memory_allocated(device) / 1e9, "GB", 14))
     return rows
+
+
+def evaluation_step(shape:str="small", # a key of SHAPES
+                    steps:int=100, warmup:int=20, device:str="auto") -> list[dict]: # rows
+    "Median time of a reasoning step in evaluation, beside the arithmetic limit."
+    (c, B), device = SHAPES[shape], pick_device(device)
+    model, data = Reasoner(c).to(device).eval(), random_set(c, B)
+    thinking = reason(model, torch.as_tensor(data.inputs, device=device).int(), torch.as_tensor(data.identifiers, device=device), steps + warmup)
+    took = _timed(lambda: next(thinking), steps, warmup, device)
+    return _against_limit(f"{shape}, evaluation", took, step_flops(c, B, training=False), _rate(c, B, device), B, steps, c.forward_dtype)
+
+
+def overhead(shape:str="sudoku", # a key of SHAPES
+             rounds:int=6, device:str="auto") -> list[dict]: # rows
+    "What the trainer, its history included, adds to the bare forward, backward and optimiser step; both in turn on one state."
+    (c, B), device = SHAPES[shape], pick_device(device)
+    trainer = Trainer(Reasoner(c), random_set(c, 4 * B), TrainConfig(steps=10 ** 6, batch_size=B, device=str(device)))
+    recorder, pairs = _Recorder(trainer, None, None, None, ()), []
+    trainer.advance()
+    batch, uniform = trainer.batches.next(), torch.rand(2, B, device=device)
+    def whole(): trainer.advance(); recorder.row()
+    def bare():
+        out = step(trainer.model, trainer.carries[0], batch, uniform)
+        (out.loss / B).backward(); trainer.optimizer.step(); trainer.optimizer.zero_grad()
+    for _ in range(rounds): pairs.append([_timed(call, 1, 0, device) for call in (whole, bare)])
+    added = statistics.median(a / b - 1 for a, b in pairs)
+    return [row(f"{shape}: trainer's step, median of {rounds}", statistics.median(a for a, _ in pairs), "s"),
+            row(f"{shape}: bare step", statistics.median(b for _, b in pairs), "s"), row(f"{shape}: added by the trainer, median of pairs", 100 * added, "%", 5)]
 
 # %% ../nbs/33_bench.ipynb #b818ce58
 _MODULES = "hrm_nb.model, hrm_nb.act, hrm_nb.training, hrm_nb.evaluation"
@@ -157,4 +205,23 @@ def arc() -> list[dict]:
     return arc.bench()
 
 
-BENCHES = {"copy-increment": copy_increment, "step": lambda: training_step("small", device="cpu"), "sudoku-step": lambda: training_step("sudoku", 5, 1, "cpu"), "import": imports, "sudoku": sudoku, "maze": maze, "arc": arc}
+def _full(shape, steps):
+    "Training and evaluation of a full-size shape; on a GPU a hundred steps, on a CPU as many as given."
+    many, warmup = (100, 20) if pick_device("auto").type == "cuda" else (steps, 1)
+    return training_step(shape, many, warmup) + evaluation_step(shape, many, warmup)
+
+
+BENCHES = {  # those in _LONG take minutes on a CPU
+    "copy-increment": copy_increment, "step": lambda: training_step("small", device="cpu") + evaluation_step("small", device="cpu"),
+    "step-compiled": lambda: training_step("small", device="cpu", compile=True), "sudoku-step": lambda: _full("sudoku", 5), "maze-step": lambda: _full("maze", 1),
+    "overhead": overhead, "import": imports, "sudoku": sudoku, "maze": maze, "arc": arc}
+_LONG = ("step-compiled", "maze-step")
+
+
+def record(path, # a CSV file that rows are added to
+           name:str, rows:list[dict]) -> None:
+    "Add a benchmark's rows to a record, with device, versions and commit."
+    path, env = Path(path), environment(pick_device("auto"))
+    more = pd.DataFrame(rows).assign(bench=name, **{k: env[k] for k in ("device_name", "threads", "torch", "commit")})
+    known = [pd.read_csv(path)] if path.exists() else []
+    _replace(path, lambda part: pd.concat([*known, more], ignore_index=True).to_csv(part, index=False))

@@ -135,12 +135,16 @@ def _monitor(run, now, width=40):
     return "\n".join([*lines, f"checkpoints {kept or 'none yet'}"])
 
 
-def bench(name:Positional[str]="", # which benchmark; empty = all
+def bench(name:Positional[str]="", # which benchmark; empty = all but the longest
+          record:Path|None=None, # a CSV file that the rows are added to
           ) -> None:
     "Measure, and print each figure beside its bar."
-    from hrm_nb.bench import BENCHES, table
+    from hrm_nb.bench import BENCHES, _LONG, record as keep, table
     if name and name not in BENCHES: raise ValueError(f"no benchmark {name!r}; there are {', '.join(BENCHES)}")
-    for key in [name] if name else BENCHES: print(f"\n{key}\n{table(BENCHES[key]())}")
+    for key in [name] if name else [k for k in BENCHES if k not in _LONG]:
+        rows = BENCHES[key]()
+        print(f"\n{key}\n{table(rows)}", flush=True)
+        if record: keep(record, key, rows)
 
 # %% ../nbs/40_cli.ipynb #1af4e8e6
 def report(output:Path=Path("report.html"), # the page to write

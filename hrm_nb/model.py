@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .layers import Linear, Weights, block, rotary_tables, trunc_normal
+from .layers import Linear, Weights, block, linear, rotary_tables, trunc_normal
 
 # %% ../nbs/11_model.ipynb #7661f445
 _CHOICES = {"arch": ("hrm", "trm", "transformer"), "pos_encodings": ("rope", "learned", "none"),
@@ -263,13 +263,13 @@ Reasoner.levels, Reasoner.think, Reasoner.peek = _levels, _think, _peek
 def _read_q(self, z_H:Tensor, # (B, at least 1, D)
             ) -> Tensor: # (B, 2) halt and continue values, float32
     "The halting values, read at position 0."
-    return F.linear(z_H[:, 0], self.q_head.weight.to(self.dtype), self.q_head.bias.to(self.dtype)).float()
+    return linear(z_H[:, 0], self.q_head.weight.to(self.dtype), self.q_head.bias.to(self.dtype)).float()
 
 
 def _read(self, z_H:Tensor, # (B, L, D)
           ) -> tuple[Tensor, Tensor]: # logits (B, S, V) in forward dtype, halting values (B, 2) float32
     "Logits of the puzzle's tokens and the halting values."
-    return F.linear(z_H[:, self.config.prefix_len:], self.lm_head.weight.to(self.dtype)), self.read_q(z_H)
+    return linear(z_H[:, self.config.prefix_len:], self.lm_head.weight.to(self.dtype)), self.read_q(z_H)
 
 
 def _forward(self, z_H, z_L, inputs, identifiers):

@@ -49,9 +49,9 @@ def sign_sgd_(table:Tensor, # (identifiers, width) the puzzle table, changed in 
               lr:float, weight_decay:float=0.0,
               ) -> None:
     "Sign-SGD on just the rows in use: row * (1 - lr wd) - lr sign(summed gradient)."
-    ids, where = identifiers.unique(return_inverse=True)
-    total = torch.zeros(len(ids), table.shape[1], dtype=grad.dtype, device=grad.device).index_add_(0, where, grad)
-    table[ids] = table[ids] * (1 - lr * weight_decay) - lr * total.sign()
+    same = identifiers[:, None] == identifiers                               # (B, B)
+    total = (same.to(grad.dtype) @ grad)[same.byte().argmax(1)]               # equal identifiers get the bits of the first
+    table[identifiers] = table[identifiers] * (1 - lr * weight_decay) - lr * total.sign()
 
 # %% ../nbs/13_optim.ipynb #a5cd00eb
 def learning_rate(t:int, # number of the update, from 1
