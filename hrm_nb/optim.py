@@ -49,8 +49,8 @@ def sign_sgd_(table:Tensor, # (identifiers, width) the puzzle table, changed in 
               lr:float, weight_decay:float=0.0,
               ) -> None:
     "Sign-SGD on just the rows in use: row * (1 - lr wd) - lr sign(summed gradient)."
-    same = identifiers[:, None] == identifiers                               # (B, B)
-    total = (same.to(grad.dtype) @ grad)[same.byte().argmax(1)]               # equal identifiers get the bits of the first
+    first = (identifiers[:, None] == identifiers).byte().argmax(1)           # (B,) where each identifier occurs first
+    total = torch.zeros_like(grad).index_add_(0, first, grad)[first]
     table[identifiers] = table[identifiers] * (1 - lr * weight_decay) - lr * total.sign()
 
 # %% ../nbs/13_optim.ipynb #a5cd00eb

@@ -406,6 +406,7 @@ def load_published(path, # a .pt or .pth file, or a folder that holds one
     if not isinstance(weights, dict) or not all(isinstance(k, str) for k in weights):
         raise ValueError(f"{path}: holds no state dict; allowed are tensors by name")
     weights, beside = {_strip(k): v for k, v in weights.items() if isinstance(v, torch.Tensor)}, path.with_name("all_config.yaml")
+    if not weights: raise ValueError(f"{path}: no tensors in it; allowed is a state dict")
     if config is None:
         if isinstance(held.get("model_config"), dict): config = published_config(held["model_config"], f"{path}: model_config")
         elif beside.is_file(): config = _config_of(beside, weights, seq_len)

@@ -179,3 +179,22 @@ def entry_points():
     ini = ConfigParser(delimiters=["="], interpolation=None)
     ini.read(Path(__file__).parent.parent / "settings.ini")
     return ini["DEFAULT"]["console_scripts"]
+
+
+def test_watching_a_run(trained, capsys, tmp_path):
+    main(["watch", str(trained)])
+    seen = capsys.readouterr().out
+    assert "step 12 of 12 [" in seen and "finished" in seen and "lm loss" in seen and "step_000004" in seen
+    import json, shutil
+    shutil.copytree(trained, tmp_path / "c")
+    shutil.rmtree(tmp_path / "c/checkpoints/final")
+    history = json.loads((tmp_path / "c/training_history.json").read_text())
+    (tmp_path / "c/training_history.json").write_text(json.dumps({k: v[:1] for k, v in history.items()}))
+    main(["watch", str(tmp_path / "c"), "--every", "0"])
+    seen = capsys.readouterr().out
+    step = int(history["step"][0]); done = round(40 * step / 12)
+    assert f"step {step} of 12 [{'#' * done}{'.' * (40 - done)}]" in seen and "in progress" in seen
+    (tmp_path / "c/training_history.json").unlink()
+    main(["watch", str(tmp_path / "c"), "--every", "0"])
+    assert "no history yet" in capsys.readouterr().out
+    assert "no run here" in refused(capsys, "watch", tmp_path) and "every is -1" in refused(capsys, "watch", trained, "--every", -1)

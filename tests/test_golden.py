@@ -1,4 +1,7 @@
 "The package against values computed with the published modules, for HRM and TRM."
+import dataclasses
+import functools
+import itertools
 import json
 from pathlib import Path
 
@@ -61,35 +64,52 @@ def test_evaluation(name, attention):
     assert k + 1 == raw["halt_max_steps"] and seen >= 4 * raw["halt_max_steps"]
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_training(name, attention):
-    # Twelve steps of Adam and sign-SGD amplify a difference in the last bit a thousandfold and more, so that only the kernel the values
-    # were computed with stays within the bar to the end; the plain products must until the step before it grows out of hand.
-    bar = [1e-4] * 12 if attention == "kernel" else [1e-4] * 9 + [2e-2] * 3
+def trained(name, exact=False):
+    "(t, Outcome, model, golden, raw) of each of the twelve training steps; exact = in float64."
     model, golden, raw = read(name)
-    opt = make_optimizer("adamw", list(model.parameters()), 1e-3, (0.9, 0.95), 0.1, fused=False)  # twelve steps amplify rounding
+    if exact:
+        wide = Reasoner(dataclasses.replace(model.config, forward_dtype="float64")).double()
+        wide.load_state_dict({k: v.double() for k, v in model.state_dict().items()})
+        model = wide
+    opt = make_optimizer("adamw", list(model.parameters()), 1e-3, (0.9, 0.95), 0.1, fused=False)  # rounds like the published runs
     carry = initial_carry(model, batch_of(golden, "train.step0"))
     for t in range(12):
         out = training_step(model, carry, batch_of(golden, f"train.step{t}"), loss_type=raw["loss_type"])
         carry = out.carry
         opt.zero_grad()
         (out.loss / raw["batch_size"]).backward()
-        assert distance(out.loss, golden["train.loss"][t]) < bar[t], t
-        assert carry.steps.tolist() == golden[f"train.step{t}.steps"].tolist(), t
-        assert carry.halted.tolist() == golden[f"train.step{t}.halted"].bool().tolist(), t
+        yield t, out, model, golden, raw
+        opt.step()
+        if out.rows is not None: sign_sgd_(model.puzzle_emb.weights, out.identifiers, out.rows.grad, lr=1e-2, weight_decay=0.1)
+
+
+@functools.cache
+def rounding(name):
+    "How far the golden losses, computed in float32, lie from those in float64: the size of what rounding does to twelve steps of Adam."
+    far = (distance(out.loss, golden["train.loss"][t]) for t, out, _, golden, _ in trained(name, exact=True))
+    return list(itertools.accumulate(far, max))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_training(name, attention):
+    # The golden losses are one float32 trajectory among those that processors of different make compute. From about the ninth step on Adam and sign-SGD have
+    # amplified the last bit so far that the float64 trajectory leaves the golden one by more than 1e-4 itself; there its distance is the yardstick.
+    bars = [max(1e-4, 10 * far) for far in rounding(name)]
+    assert bars[:5] == [1e-4] * 5 and bars[-1] < .1
+    for t, out, model, golden, raw in trained(name):
+        assert distance(out.loss, golden["train.loss"][t]) < bars[t], t
+        assert out.carry.steps.tolist() == golden[f"train.step{t}.steps"].tolist(), t
+        assert out.carry.halted.tolist() == golden[f"train.step{t}.halted"].bool().tolist(), t
         for key, value in zip(METRICS, out.metrics.tolist()):
             if (want := golden.get(f"train.step{t}.metric.{key}")) is not None:
-                assert abs(value - want.item()) <= 2 * bar[t] * max(1, abs(want.item())), (t, key)
+                assert abs(value - want.item()) <= 2 * bars[t] * max(1, abs(want.item())), (t, key)
         if t == 0:
             grads = {k.removeprefix("train.step0.grad.model.inner."): v for k, v in golden.items() if k.startswith("train.step0.grad.")}
             own = dict(model.named_parameters())
             assert set(grads) <= set(own) and len(grads) == len(own)
             for key, want in grads.items(): assert distance(own[key].grad, want) < 1e-4, key
-        opt.step()
-        if out.rows is not None: sign_sgd_(model.puzzle_emb.weights, out.identifiers, out.rows.grad, lr=1e-2, weight_decay=0.1)
-    if attention != "kernel": return
-    assert distance(model.lm_head.weight, golden["train.final.lm_head"]) < 1e-3
-    if "train.final.puzzle_emb" in golden: assert distance(model.puzzle_emb.weights, golden["train.final.puzzle_emb"]) < 1e-3
+    assert distance(model.lm_head.weight, golden["train.final.lm_head"]) < 1e-2
+    if "train.final.puzzle_emb" in golden: assert distance(model.puzzle_emb.weights, golden["train.final.puzzle_emb"]) < .1
 
 
 def test_published_size():

@@ -7,16 +7,18 @@ import pickle
 import resource
 import signal
 import struct
+import sys
 import tempfile
 from collections import OrderedDict
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from hrm_nb import runs as runs_module
 from hrm_nb.model import Reasoner, ReasonerConfig
-from hrm_nb.runs import (Run, checkpoint_name, create_run, environment, keep_newest, load_checkpoint, load_published, load_tensors,
+from hrm_nb.runs import (Run, checkpoint_name, create_run, environment, keep_newest, load_checkpoint, load_hub, load_published, load_tensors,
                          newest_checkpoint, read_json, runs, save_checkpoint, save_model, save_tensors, write_history, write_json)
 
 
@@ -295,7 +297,9 @@ def without(held, key): return {k: v for k, v in held.items() if key not in k}
 @pytest.mark.parametrize("change, words", [
     (lambda h: without(h, "lm_head"), "no tensor lm_head.weight; a checkpoint of another architecture"),
     (lambda h: h | {"model.inner.extra.weight": torch.ones(2)}, "extra.weight, which the configuration has no place for"),
-    (lambda h: h | {k: torch.ones(2, 2) for k in h if "puzzle_emb" in k}, r"puzzle_emb.weights is \(2, 2\), the configuration needs \(3, 32\)"),
+    (lambda h: h | {k: torch.ones(2, 2) for k in h if "puzzle_emb" in k}, "puzzle table has 2 rows, for 3 identifiers; puzzle_table='zeros' or 'mean'"),
+    (lambda h: without(h, "puzzle_emb"), "holds no puzzle table; puzzle_table='zeros'"),
+    (lambda h: h | {k: torch.ones(3, 2) for k in h if "puzzle_emb" in k}, r"puzzle_emb.weights is \(3, 2\), the configuration needs \(3, 32\)"),
     (lambda h: {"epoch": 3}, "no tensor"), (lambda h: {}, "no tensor"), (lambda h: [torch.ones(2)], "holds a list"), (lambda h: torch.ones(2), "holds a Tensor")])
 def test_another_architecture(model, tmp_path, change, words):
     torch.save(change(published(model)), tmp_path / "a.pt")
@@ -317,6 +321,75 @@ def test_contents_of_unexpected_types(model, tmp_path, held):
     if "model_config" in held: held = dict(model_config=model.config.to_dict() | held["model_config"], model_state_dict=published(model))
     torch.save(held, tmp_path / "a.pt")
     with pytest.raises(ValueError, match="a.pt"): load_published(tmp_path / "a.pt", None if "model_config" in held else model.config)
+
+
+@pytest.fixture
+def release(model, tmp_path):
+    "A folder as published: weights of two steps, all_config.yaml, things that are not weights."
+    import yaml
+    shape = {k: v for k, v in model.config.to_dict().items() if k not in ("arch", "vocab_size", "seq_len", "num_puzzle_identifiers", "mlp_t", "puzzle_emb_len", "no_ACT_continue")}
+    arch = dict(name="hrm.hrm_act_v1@HierarchicalReasoningModel_ACTV1", loss=dict(name="losses@ACTLossHead"), **shape)
+    folder = tmp_path / "release"; folder.mkdir()
+    (folder / "all_config.yaml").write_text(yaml.safe_dump(dict(arch=arch, data_path="data/nowhere-at-hand", epochs=3)))
+    torch.save(published(model), folder / "step_200"); torch.save({}, folder / "step_90")
+    for name in ("README.md", "hrm_act_v1.py", ".gitattributes", "LICENSE"): (folder / name).write_text("")
+    return folder
+
+
+def test_configuration_beside_the_weights(model, release):
+    for path in (release, release / "step_200"):
+        back = load_published(path, seq_len=model.config.seq_len)
+        assert back.config == model.config and all(torch.equal(v, back.state_dict()[k]) for k, v in model.state_dict().items())
+
+
+def test_length_from_a_data_set_at_hand(model, release, monkeypatch, tmp_path):
+    (tmp_path / "nowhere-at-hand/train").mkdir(parents=True); (tmp_path / "nowhere-at-hand/train/dataset.json").write_text(json.dumps({"seq_len": model.config.seq_len}))
+    monkeypatch.setenv("HRM_NB_DATA", str(tmp_path))
+    assert load_published(release).config == model.config
+
+
+@pytest.mark.parametrize("text, words", [
+    ("arch: !!python/object/apply:os.system ['true']", "not YAML of plain values"), ("arch: [1", "not YAML of plain values"), ("- 1", "holds a list"),
+    ("lr: 1", "no settings under arch"), ("arch: {name: gpt@GPT}", "arch.name is 'gpt@GPT'; known are HierarchicalReasoningModel_ACTV1"),
+    ("arch: {name: a@HierarchicalReasoningModel_ACTV1, depth: 3}", "unknown key 'depth'"), (None, "pass seq_len")])
+def test_bad_configurations_beside(release, text, words):
+    if text: (release / "all_config.yaml").write_text(text)
+    with pytest.raises(ValueError, match=f"all_config.yaml: .*{words}"): load_published(release)
+
+
+def test_weights_not_to_be_told(model, release):
+    (release / "step_200").rename(release / "a.pt"); (release / "step_90").rename(release / "b.pt")
+    with pytest.raises(ValueError, match="2 files that could be weights .a.pt, b.pt."): load_published(release, seq_len=4)
+    (release / "b.pt").unlink()
+    assert load_published(release, seq_len=model.config.seq_len).config == model.config
+
+
+def test_another_puzzle_table(model, tmp_path):
+    torch.save(published(model), tmp_path / "a.pt")
+    stored = model.puzzle_emb.weights
+    read = lambda **options: load_published(tmp_path / "a.pt", model.config, **options)
+    zeros, mean = read(puzzle_table="zeros", identifiers=9), read(puzzle_table="mean", identifiers=7)
+    assert zeros.config.num_puzzle_identifiers == 9 and not zeros.puzzle_emb.weights.any()
+    assert torch.allclose(mean.puzzle_emb.weights, stored.mean(0).expand(7, -1)) and torch.equal(mean.lm_head.weight, model.lm_head.weight)
+    own = torch.randn(5, stored.shape[1], generator=torch.Generator().manual_seed(0))
+    assert torch.equal(read(puzzle_table=own).puzzle_emb.weights, own)
+    for options, words in ((dict(puzzle_table="new"), "puzzle_table is 'new'; allowed are"), (dict(puzzle_table=own[:, 1:]), r"puzzle_table is \(5, .*the model needs"),
+                           (dict(puzzle_table=own, identifiers=4), "the model needs"), (dict(identifiers=4), "3 rows, for 4 identifiers")):
+        with pytest.raises(ValueError, match=words): read(**options)
+    torch.save(without(published(model), "puzzle_emb"), tmp_path / "a.pt")                # left out of the file
+    assert not read(puzzle_table="zeros").puzzle_emb.weights.any()
+
+
+def test_hub_checkpoints(model, release, monkeypatch):
+    asked = {}
+    def snapshot_download(repo, revision, ignore_patterns): asked.update(repo=repo, revision=revision, ignore=ignore_patterns); return str(release)
+    monkeypatch.setitem(sys.modules, "huggingface_hub", SimpleNamespace(snapshot_download=snapshot_download))
+    assert load_hub("someone/some-hrm", "v1", seq_len=model.config.seq_len).config == model.config
+    assert asked["repo"] == "someone/some-hrm" and asked["revision"] == "v1" and "*.py" in asked["ignore"]
+    assert load_hub("sapientinc/HRM-checkpoint-sudoku-extreme").config.seq_len == 81
+    def offline(*a, **k): raise ConnectionError
+    monkeypatch.setitem(sys.modules, "huggingface_hub", SimpleNamespace(snapshot_download=offline))
+    with pytest.raises(OSError, match="someone/some-hrm: could not be downloaded .ConnectionError."): load_hub("someone/some-hrm")
 
 
 class Exploit:
