@@ -153,8 +153,10 @@ def _advance(self) -> None:
 def _update(self, outcomes) -> None:
     "Gradients of all parts and ranks into new weights, table and average."
     c = self.config
-    if self.world_size > 1: _sum_over_ranks([p.grad for p in self.params])
-    norm = torch.nn.utils.clip_grad_norm_(self.params, c.clip_norm or math.inf)
+    grads = [p.grad for p in self.params if p.grad is not None]
+    if self.world_size > 1: _sum_over_ranks(grads)
+    norm = torch.nn.utils.get_total_norm(grads)
+    if c.clip_norm: torch._foreach_mul_(grads, (c.clip_norm / (norm + 1e-6)).clamp(max=1))  # as torch's clip_grad_norm_
     if self.device.type == "cpu": self._refuse_nonfinite(norm, "gradient norm")
     self.sums[-1] += norm
     self.rate = learning_rate(self.step + 1, c.lr, c.warmup_steps, self.steps, c.lr_min_ratio)

@@ -4,6 +4,7 @@ Run as a program, the file does the parts that need processes of their own: it i
 """
 import dataclasses
 import errno
+import functools
 import json
 import math
 import os
@@ -432,6 +433,17 @@ def test_parts_of_a_batch_are_the_batch(tmp_path, parts):
     largest, relative = gap(*[t.model for t in trainers])
     assert largest < 1e-6 and relative < 1e-6
     assert gap(trainers[0].model, fresh())[0] > 1e-3
+
+
+def test_compiled_and_plain_steps_agree(monkeypatch):
+    "The graph that torch traces, without code generation, which needs a C++ compiler and a minute."
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
+    trainers = [Trainer(fresh(), puzzles(), dataclasses.replace(SETTINGS, lr=1e-4, puzzle_lr=1e-4, compile=compiled)) for compiled in (False, True)]
+    for _ in range(6):
+        for t in trainers: t.advance()
+        a, b = [t.outcomes[0] for t in trainers]
+        assert math.isclose(a.loss.item(), b.loss.item(), rel_tol=1e-5) and torch.equal(a.carry.halted, b.carry.halted)
+    assert gap(*[t.model for t in trainers])[0] < 1e-5 < 1e-4 < gap(trainers[0].model, fresh())[0]
 
 
 # ---- what is refused
