@@ -68,3 +68,12 @@ def test_notebook_runs(notebook, tmp_path):
     saved = [o for c in nbformat.read(ROOT / notebook, 4).cells for o in c.get("outputs", ()) if o.output_type == "error"]
     assert not saved, "the notebook holds a saved error"
     assert (ROOT / notebook).stat().st_size < 1.5e6
+
+
+def test_the_full_size_script_on_trial():
+    done = run(sys.executable, str(ROOT / "tools" / "maze_hard.py"), "--trial", cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    folder = Path(done.stdout.split("results in ")[1].split(";")[0])
+    assert {"summary.json", "training_history.json", "steps.csv", "test_never.csv", "test_learned.csv", "run"} == {p.name for p in folder.iterdir()}
+    assert "valid" in (folder / "test_never.csv").read_text().splitlines()[0]
+    shutil.rmtree(folder)
