@@ -136,7 +136,7 @@ class Recipe:
 
 RECIPES = {
     "copy-increment": Recipe("identified copy and increment, to 100 % in seconds", PatternData(), dataclasses.replace(_SMALL, H_cycles=1),
-        TrainConfig(steps=180, batch_size=32, lr=4e-3, puzzle_lr=.03, weight_decay=0, puzzle_weight_decay=0, warmup_steps=5, lr_min_ratio=.02,
+        TrainConfig(steps=160, batch_size=32, lr=4e-3, puzzle_lr=.03, weight_decay=0, puzzle_weight_decay=0, warmup_steps=5, lr_min_ratio=.02,
                     clip_norm=1, ema=.9, eval_batch_size=128, held_out=.1, log_every=5)),
     "earlier-copy-increment": Recipe("the earlier CPU run: twenty steps on eight grids in a 900-token frame", EarlierPatterns(),
         dataclasses.replace(_SMALL, halt_max_steps=6, expansion=4, halt_exploration_prob=.1, no_ACT_continue=False),
