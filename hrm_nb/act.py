@@ -23,16 +23,16 @@ def _wider(x):
     return x.double() if x.dtype in (torch.float32, torch.float64) and x.device.type != "mps" else x.float()
 
 
-def _log_stable(x): return torch.where(x < 0, -torch.log1p(-x.clamp(max=0)), torch.log1p(x.clamp(min=0)))
+def _stable(x): return torch.where(x < 0, 1 / (1 - x.clamp(max=0)), x + 1)  # clamped: the branch not taken must not divide by 0
 
 
 def stablemax_cross_entropy(logits:Tensor, # (..., V)
                             labels:Tensor, # (...) token ids; those equal to IGNORE give 0
                             ) -> Tensor: # (...) loss of each token
     "Cross entropy with s(x) = x + 1 or 1 / (1 - x) in place of exp(x)."
-    logs = _log_stable(_wider(logits))
-    picked = logs.gather(-1, labels.clamp(min=0)[..., None])[..., 0]
-    return (logs.logsumexp(-1) - picked) * (labels != IGNORE)
+    s = _stable(_wider(logits))
+    picked = s.gather(-1, labels.clamp(min=0)[..., None])[..., 0]
+    return (s.sum(-1).log() - picked.log()) * (labels != IGNORE)
 
 
 def softmax_cross_entropy(logits:Tensor, # (..., V)
@@ -64,7 +64,7 @@ def initial_carry(model:Reasoner, # whose states these are
     B = len(batch.inputs)
     zeros = torch.zeros(B, dtype=torch.int32, device=batch.inputs.device)
     z_H, z_L = [z.contiguous() for z in model.initial_states(B)]
-    return Carry(z_H, z_L, zeros, zeros == 0, batch.inputs, batch.labels, batch.identifiers)
+    return Carry(z_H, z_L, zeros, zeros == 0, *(t.clone() for t in (batch.inputs, batch.labels, batch.identifiers)))  # a compiled step takes no tensor twice
 
 
 def refill(model:Reasoner, carry:Carry, # the state after a step

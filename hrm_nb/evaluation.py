@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from tqdm.auto import tqdm
 
 from .act import LOSSES, reason, row_scores
+from .layers import keep_freed_memory
 from .model import Reasoner
 from .puzzles import PuzzleSet
 
@@ -70,6 +71,7 @@ def evaluate(model:Reasoner, # left in the state it is in
     if halt not in ("never", "learned"): raise ValueError(f"halt is {halt!r}; allowed are 'never' and 'learned'")
     max_steps = model.config.halt_max_steps if max_steps is None else max_steps
     if max_steps < 1: raise ValueError(f"max_steps is {max_steps}; at least 1 is allowed")
+    if model.device.type == "cpu": keep_freed_memory()
     tables, predictions = [], []
     for start in tqdm(range(0, len(puzzles), batch_size), desc="evaluate", unit="batch", disable=not progress):
         rows = slice(start, start + batch_size)

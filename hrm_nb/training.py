@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 
 from .act import LOSSES, METRICS, Carry, initial_carry, training_step
 from .evaluation import check_fit, evaluate
+from .layers import keep_freed_memory
 from .model import Reasoner, ReasonerConfig, checked
 from .optim import EMA, OPTIMIZERS, learning_rate, make_optimizer, sign_sgd_
 from .puzzles import Batch, Batches, PuzzleSet, describe_domain
@@ -113,6 +114,7 @@ class Trainer:
     def __init__(self, model:Reasoner, train:PuzzleSet, config:TrainConfig):
         self.config, self.device = config, pick_device(config.device)
         self.rank, self.world_size = _ranks()
+        if self.device.type == "cpu": keep_freed_memory()
         check_fit(model.config, train)
         self.model = model.to(self.device).train()
         self.params = list(model.parameters())
