@@ -81,7 +81,7 @@ def rotate(t:Tensor, # (B, n, L, head_dim) queries or keys
     return (wide * cos + wide.roll(t.shape[-1] // 2, -1) * sin).to(t.dtype)
 
 # %% ../nbs/10_layers.ipynb #f15006e8
-SHORT = 64  # on a CPU, sequences up to this long go through three plain products, which are faster there than the fused kernel
+SHORT = 64  # tokens up to which a CPU takes the plain products
 
 
 def attention(x:Tensor, # (B, L, D)
@@ -93,13 +93,14 @@ def attention(x:Tensor, # (B, L, D)
               ) -> Tensor: # (B, queries or L, D)
     "Multi-head self-attention."
     B, L, D = x.shape
-    qkv = linear(x, w_qkv).view(B, L, 3, heads, D // heads)
-    q, k, v = qkv.permute(2, 0, 3, 1, 4)                                     # (B, heads, L, head_dim) each
-    if rope is not None: q, k = rotate(qkv[:, :, :2].flatten(2, 3).transpose(1, 2), rope).chunk(2, 1)
+    qkv = linear(x, w_qkv).view(B, L, 3 * heads, D // heads)
+    if x.device.type == "cpu" and x.dtype in (torch.bfloat16, torch.float16): qkv = qkv.float()
+    qk, v = [t.transpose(1, 2) for t in qkv.split((2 * heads, heads), 2)]    # (B, 2 heads, L, head_dim), (B, heads, L, head_dim)
+    q, k = (qk if rope is None else rotate(qk, rope)).chunk(2, 1)
     if queries is not None: q = q[:, :, :queries]
-    if L <= SHORT and x.device.type == "cpu": out = ((q * (D // heads) ** -.5) @ k.transpose(-1, -2)).softmax(-1) @ v
+    if x.device.type == "cpu" and L <= SHORT: out = ((q * (D // heads) ** -.5) @ k.transpose(-1, -2)).softmax(-1) @ v
     else: out = F.scaled_dot_product_attention(q, k, v)
-    return linear(out.transpose(1, 2).reshape(B, -1, D), w_o)
+    return linear(out.transpose(1, 2).reshape(B, -1, D).to(x.dtype), w_o)
 
 # %% ../nbs/10_layers.ipynb #ed6f4355
 def swiglu_width(width:int, # D
