@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from .puzzles import IGNORE, Domain, PuzzleSet, data_path
+from .puzzles import IGNORE, Domain, PuzzleSet
 
 # %% ../nbs/04_arc.ipynb #f5255567
 SIDE, PAD, END = 30, 0, 1  # rows and columns of the field; token of padding; token of the end-of-grid marker

@@ -112,18 +112,20 @@ def _rate(c, B, device):
     return max(matrix_rate(*shape, dtype, device) for dtype in types)
 
 
-def _timed(call, rounds, warmup, device):
-    "Median seconds of a call."
-    times = []
-    for _ in range(warmup + rounds):
+def _timed(call, rounds, warmup, device, rate=None):
+    "Median seconds of a call and, taken between the calls, the median of a rate: on a shared machine both go up and down."
+    times, rates, every = [], [], max(1, rounds // 5)
+    for k in range(-warmup, rounds):
+        if rate and k >= 0 and k % every == 0: rates.append(rate())
         start = time.perf_counter()
         call(); _wait(device)
-        times.append(time.perf_counter() - start)
-    return statistics.median(times[warmup:])
+        if k >= 0: times.append(time.perf_counter() - start)
+    return statistics.median(times), statistics.median(rates) if rates else None
 
 
-def _against_limit(name, took, flops, rate, B, rounds, dtype, bar=None): # bar None = 1.5 times the limit
+def _against_limit(name, timing, flops, B, rounds, dtype, bar=None): # bar None = 1.5 times the limit
     "The rows of one timing."
+    took, rate = timing
     limit = flops / rate / 1e9
     return [row(f"{name}: matrix rate, {dtype}", rate, "GFLOP/s"), row(f"{name}: arithmetic", flops / 1e9, "GFLOP"), row(f"{name}: limit", limit, "s"),
             row(f"{name}: step, median of {rounds}", took, "s", bar or 1.5 * limit), row(f"{name}: examples", B / took, "1/s"),
@@ -138,10 +140,10 @@ def training_step(shape:str="small", # a key of SHAPES
     for no_continue in (True, False):
         c = replace(base, no_ACT_continue=no_continue)
         trainer = Trainer(Reasoner(c), random_set(c, 4 * B), TrainConfig(steps=10 ** 6, batch_size=B, device=str(device), compile=compile))
-        took = _timed(trainer.advance, steps, warmup, device)
+        timing = _timed(trainer.advance, steps, warmup, device, lambda: _rate(c, B, device))
         name = f"{shape}{', compiled' if compile else ''}, {'without' if no_continue else 'with'} continue target"
         bar = {"small": (.012, .020), "maze": (.025, .025) if device.type == "cuda" else (None, None)}.get(shape, (None, None))[not no_continue]
-        rows += _against_limit(name, took, step_flops(c, B), _rate(c, B, device), B, steps, c.forward_dtype, bar)
+        rows += _against_limit(name, timing, step_flops(c, B), B, steps, c.forward_dtype, bar)
         if device.type == "cuda": rows.append(row(f"{name}: memory", torch.cuda.max_memory_allocated(device) / 1e9, "GB", 14))
     return rows
 
@@ -152,12 +154,12 @@ def evaluation_step(shape:str="small", # a key of SHAPES
     (c, B), device = SHAPES[shape], pick_device(device)
     model, data = Reasoner(c).to(device).eval(), random_set(c, B)
     thinking = reason(model, torch.as_tensor(data.inputs, device=device).int(), torch.as_tensor(data.identifiers, device=device), steps + warmup)
-    took = _timed(lambda: next(thinking), steps, warmup, device)
-    return _against_limit(f"{shape}, evaluation", took, step_flops(c, B, training=False), _rate(c, B, device), B, steps, c.forward_dtype)
+    timing = _timed(lambda: next(thinking), steps, warmup, device, lambda: _rate(c, B, device))
+    return _against_limit(f"{shape}, evaluation", timing, step_flops(c, B, training=False), B, steps, c.forward_dtype)
 
 
 def overhead(shape:str="sudoku", # a key of SHAPES
-             rounds:int=10, device:str="auto") -> list[dict]: # rows
+             rounds:int=16, device:str="auto") -> list[dict]: # rows
     "What the trainer, its history included, adds to the bare forward, backward and optimiser step; both in turn on one state."
     (c, B), device = SHAPES[shape], pick_device(device)
     trainer = Trainer(Reasoner(c), random_set(c, 4 * B), TrainConfig(steps=10 ** 6, batch_size=B, device=str(device)))
@@ -169,7 +171,7 @@ def overhead(shape:str="sudoku", # a key of SHAPES
         out = step(trainer.model, trainer.carries[0], batch, uniform)
         (out.loss / B).backward(); trainer.optimizer.step(); trainer.optimizer.zero_grad()
     for k in range(rounds):                                                 # each goes first in turn
-        took = {call: _timed(call, 1, 0, device) for call in ((whole, bare), (bare, whole))[k % 2]}
+        took = {call: _timed(call, 1, 0, device)[0] for call in ((whole, bare), (bare, whole))[k % 2]}
         pairs.append((took[whole], took[bare]))
     added = statistics.median(a / b - 1 for a, b in pairs)
     return [row(f"{shape}: trainer's step, median of {rounds}", statistics.median(a for a, _ in pairs), "s"),
@@ -215,7 +217,7 @@ def _full(shape, steps):
 
 BENCHES = {  # those in _LONG take minutes on a CPU
     "copy-increment": copy_increment, "step": lambda: training_step("small", device="cpu") + evaluation_step("small", device="cpu"),
-    "step-compiled": lambda: training_step("small", device="cpu", compile=True), "sudoku-step": lambda: _full("sudoku", 5), "maze-step": lambda: _full("maze", 1),
+    "step-compiled": lambda: training_step("small", device="cpu", compile=True), "sudoku-step": lambda: _full("sudoku", 15), "maze-step": lambda: _full("maze", 1),
     "overhead": overhead, "import": imports, "sudoku": sudoku, "maze": maze, "arc": arc}
 _LONG = ("step-compiled", "maze-step")
 

@@ -6,10 +6,10 @@
 __all__ = ['COMMANDS', 'train', 'resume', 'evaluate', 'runs', 'watch', 'bench', 'report', 'page', 'main']
 
 # %% ../nbs/40_cli.ipynb #579d574d
-import sys
+import inspect, re, sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from tyro.conf import Positional
 
@@ -49,6 +49,10 @@ def _parse(kind, argv, prog):
     given = {a.split("=")[0] for a in argv}
     for one, other in (("--train.steps", "--train.epochs"), ("--train.epochs", "--train.steps")):
         if one in given and other not in given: argv = [*argv, other, "0"]
+    if inspect.isfunction(kind):
+        signature = inspect.getsource(kind).partition('    "')[0]
+        for name, text in re.findall(r"(\w+):[^#\n]+# (.+)", signature):  # tyro knows the comments of a dataclass, not those of a function
+            kind.__annotations__[name] = Annotated[kind.__annotations__[name], tyro.conf.arg(help=text)]
     return tyro.cli(kind, args=argv, prog=prog)
 
 
@@ -86,6 +90,7 @@ def evaluate(run:Positional[Path], # a run folder
     puzzles = run.puzzles(split)
     if puzzles is None: raise ValueError(f"{run.path}: no {split} set is stored; allowed are {', '.join(run.config['data'])}")
     model = run.model(int(checkpoint) if checkpoint.isdigit() else checkpoint, pick_device(device))
+    if by: breakdown(score(model, puzzles.take([0]), max_steps=1), by)       # an unknown column is refused before the work
     result = score(model, puzzles, max_steps=max_steps or None, halt=halt, progress=True)
     for key, value in result.summary.items(): print(f"{key:24} {value:.6g}")
     for key, value in halting(result).items(): print(f"halting {key:16} {value:.6g}")

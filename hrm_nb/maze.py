@@ -387,7 +387,7 @@ def _random_walls(rng, shares, cells):
 
 def _try_mazes(rng, size, steps):
     "Walls and S of the mazes, among a batch of random ones, in which some cell is at least `steps` steps from S."
-    n, shape = _LANES, (size, size)
+    n = _LANES
     start, lane = rng.integers(0, size * size, n), np.arange(n)
     free = np.zeros((size + 2, size + 1, n // 8), np.uint8)
     free[1:-1, :-1] = ~_random_walls(rng, rng.integers(_SHARES[0], _SHARES[1] + 1, n), size * size).reshape(size, size, -1)

@@ -103,10 +103,11 @@ def environment(device="cpu", # where the run happens
 
 
 def _cpu_name():
-    "The processor's name where the system tells."
+    "The processor's name where the system tells, and the widest instructions torch uses on it."
     try: lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError: return platform.processor() or platform.machine()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+    except OSError: lines = [f"model name: {platform.processor() or platform.machine()}"]
+    name = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+    return f"{name}, {torch.backends.cpu.get_cpu_capability()}"
 
 
 def _commit():

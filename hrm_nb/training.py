@@ -174,7 +174,7 @@ def _update(self, outcomes) -> None:
 
 def _refuse_nonfinite(self, value, what="loss", step=None) -> None:
     "Raise DivergedError unless the value is finite; reads it from the device."
-    if not torch.isfinite(value).all():
+    if not (math.isfinite(value.item()) if value.numel() == 1 else torch.isfinite(value).all()):
         raise DivergedError(f"step {step or self.step + 1}: the {what} is {value.sum().item()}; training stopped, earlier checkpoints are kept. A lower lr, a longer "
                             "warm-up or clip_norm may help")
 

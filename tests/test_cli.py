@@ -8,7 +8,7 @@ import pytest
 from hrm_nb import cli, training
 from hrm_nb.cli import COMMANDS, main
 from hrm_nb.recipes import RECIPES
-from hrm_nb.runs import Run, read_json
+from hrm_nb.runs import Run
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 TINY = ["--data.train", "64", "--data.test", "20", "--data.size", "3", "--model.hidden-size", "32", "--model.puzzle-emb-ndim", "32",

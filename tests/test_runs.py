@@ -17,8 +17,7 @@ import pytest
 import torch
 
 from hrm_nb import runs as runs_module
-from hrm_nb.model import Reasoner, ReasonerConfig
-from hrm_nb.runs import (Run, checkpoint_name, create_run, environment, keep_newest, load_checkpoint, load_hub, load_published, load_tensors,
+from hrm_nb.runs import (checkpoint_name, create_run, environment, keep_newest, load_checkpoint, load_hub, load_published, load_tensors,
                          newest_checkpoint, read_json, runs, save_checkpoint, save_model, save_tensors, write_history, write_json)
 
 
