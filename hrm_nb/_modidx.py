@@ -442,6 +442,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                  'hrm_nb.training._check_train_config': ('training.html#_check_train_config', 'hrm_nb/training.py'),
                                  'hrm_nb.training._check_type': ('training.html#_check_type', 'hrm_nb/training.py'),
                                  'hrm_nb.training._checkpoint': ('training.html#_checkpoint', 'hrm_nb/training.py'),
+                                 'hrm_nb.training._compiled': ('training.html#_compiled', 'hrm_nb/training.py'),
                                  'hrm_nb.training._cut': ('training.html#_cut', 'hrm_nb/training.py'),
                                  'hrm_nb.training._difference': ('training.html#_difference', 'hrm_nb/training.py'),
                                  'hrm_nb.training._finish': ('training.html#_finish', 'hrm_nb/training.py'),

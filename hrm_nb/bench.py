@@ -217,9 +217,10 @@ def _full(shape, steps):
 
 BENCHES = {  # those in _LONG take minutes on a CPU
     "copy-increment": copy_increment, "step": lambda: training_step("small", device="cpu") + evaluation_step("small", device="cpu"),
-    "step-compiled": lambda: training_step("small", device="cpu", compile=True), "sudoku-step": lambda: _full("sudoku", 15), "maze-step": lambda: _full("maze", 1),
+    "step-compiled": lambda: training_step("small", device="cpu", compile=True), "sudoku-step": lambda: _full("sudoku", 15),
+    "sudoku-step-compiled": lambda: training_step("sudoku", 15, 3, compile=True), "maze-step": lambda: _full("maze", 1),
     "overhead": overhead, "import": imports, "sudoku": sudoku, "maze": maze, "arc": arc}
-_LONG = ("step-compiled", "maze-step")
+_LONG = ("step-compiled", "sudoku-step-compiled", "maze-step")
 
 
 def record(path, # a CSV file that rows are added to

@@ -109,6 +109,11 @@ def _ranks() -> tuple[int, int]:
     return (dist.get_rank(), dist.get_world_size()) if dist.is_available() and dist.is_initialized() else (0, 1)
 
 
+def _compiled(device):
+    "The reasoning step through torch.compile; on a CPU the compiled kernels are called from C++, which matters where a step takes milliseconds."
+    return torch.compile(training_step, dynamic=False, options={"cpp_wrapper": True} if device.type == "cpu" else None)
+
+
 class Trainer:
     "The state of a training run."
     def __init__(self, model:Reasoner, train:PuzzleSet, config:TrainConfig):
@@ -118,7 +123,7 @@ class Trainer:
         check_fit(model.config, train)
         self.model = model.to(self.device).train()
         self.params = list(model.parameters())
-        self.training_step = torch.compile(training_step, dynamic=False) if config.compile else training_step
+        self.training_step = _compiled(self.device) if config.compile else training_step
         self.batches = Batches(train, config.batch_size, seed=config.seed, device=self.device, drop_last=config.drop_last,
                                augment=config.augment, allow_padding=config.allow_padding, rank=self.rank, world_size=self.world_size)
         if config.batch_size // self.world_size % config.accumulate:
@@ -139,7 +144,7 @@ def _advance(self) -> None:
     uniform = torch.rand(2, c.batch_size, generator=self.generator, device=self.device)[:, self.rank * rows:(self.rank + 1) * rows]
     parts = _cut(self.batches.next(), c.accumulate)
     if self.carries is None: self.carries = [initial_carry(self.model, part) for part in parts]
-    self.optimizer.zero_grad()
+    for p in self.params: p.grad = None
     outcomes = []
     for i, (part, u) in enumerate(zip(parts, uniform.chunk(c.accumulate, 1))):
         out = self.training_step(self.model, self.carries[i], part, u, c.loss_type)

@@ -437,7 +437,8 @@ def test_parts_of_a_batch_are_the_batch(tmp_path, parts):
 
 def test_compiled_and_plain_steps_agree(monkeypatch):
     "The graph that torch traces, without code generation, which needs a C++ compiler and a minute."
-    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
+    plain = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda f, dynamic, options: plain(f, dynamic=dynamic, backend="aot_eager"))
     trainers = [Trainer(fresh(), puzzles(), dataclasses.replace(SETTINGS, lr=1e-4, puzzle_lr=1e-4, compile=compiled)) for compiled in (False, True)]
     for _ in range(6):
         for t in trainers: t.advance()
