@@ -4,7 +4,6 @@ Run as a program, the file does the parts that need processes of their own: it i
 """
 import dataclasses
 import errno
-import functools
 import json
 import math
 import os
