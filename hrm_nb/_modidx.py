@@ -95,6 +95,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                               'hrm_nb.bench.overhead': ('bench.html#overhead', 'hrm_nb/bench.py'),
                               'hrm_nb.bench.random_set': ('bench.html#random_set', 'hrm_nb/bench.py'),
                               'hrm_nb.bench.record': ('bench.html#record', 'hrm_nb/bench.py'),
+                              'hrm_nb.bench.recorded_steps': ('bench.html#recorded_steps', 'hrm_nb/bench.py'),
                               'hrm_nb.bench.row': ('bench.html#row', 'hrm_nb/bench.py'),
                               'hrm_nb.bench.step_flops': ('bench.html#step_flops', 'hrm_nb/bench.py'),
                               'hrm_nb.bench.sudoku': ('bench.html#sudoku', 'hrm_nb/bench.py'),

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SHAPES', 'BENCHES', 'matrix_rate', 'row', 'table', 'copy_increment', 'step_flops', 'random_set', 'training_step',
-           'evaluation_step', 'overhead', 'imports', 'sudoku', 'maze', 'arc', 'record']
+           'evaluation_step', 'overhead', 'imports', 'sudoku', 'maze', 'arc', 'record', 'recorded_steps']
 
 # %% ../nbs/33_bench.ipynb #e90fad85
 import statistics, subprocess, sys, time
@@ -230,3 +230,15 @@ def record(path, # a CSV file that rows are added to
     more = pd.DataFrame(rows).assign(bench=name, **{k: env[k] for k in ("device_name", "threads", "torch", "commit")})
     known = [pd.read_csv(path)] if path.exists() else []
     _replace(path, lambda part: pd.concat([*known, more], ignore_index=True).to_csv(part, index=False))
+
+# %% ../nbs/33_bench.ipynb #2ef65546
+def recorded_steps(path, # a record, from `record`
+                   ) -> pd.DataFrame: # a row a kind of step and machine: step_ms, bar_ms, limit_ms, times_limit, rate (GFLOP/s)
+    "The newest step times of a record."
+    known = pd.read_csv(path)
+    known[["name", "figure"]] = known.what.str.extract(r"^([^:]+): (step|limit|matrix rate)\b")
+    newest = known.dropna(subset="name").drop_duplicates(["name", "figure", "device_name"], keep="last")
+    values = newest.pivot(index=["name", "device_name"], columns="figure", values="value")
+    bars = newest[newest.figure == "step"].set_index(["name", "device_name"]).bar
+    return pd.DataFrame(dict(step_ms=1000 * values["step"], bar_ms=1000 * bars, limit_ms=1000 * values["limit"], times_limit=values["step"] / values["limit"],
+                             rate=values["matrix rate"])).reset_index()
