@@ -92,21 +92,24 @@ def rounding(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_training(name, attention):
     # The golden losses are one float32 trajectory among those that processors of different make compute. From about the ninth step on Adam and sign-SGD have
-    # amplified the last bit so far that the float64 trajectory leaves the golden one by more than 1e-4 itself; there its distance is the yardstick.
+    # amplified the last bit so far that the float64 trajectory leaves the golden one by more than 1e-4 itself; there its distance is the yardstick. A processor that
+    # computes the golden gradients of the first step to the bit is given no such allowance.
     bars = [max(1e-4, 10 * far) for far in rounding(name)]
     assert bars[:5] == [1e-4] * 5 and bars[-1] < .1
     for t, out, model, golden, raw in trained(name):
+        if t == 0:
+            grads = {k.removeprefix("train.step0.grad.model.inner."): v for k, v in golden.items() if k.startswith("train.step0.grad.")}
+            own = dict(model.named_parameters())
+            assert set(grads) <= set(own) and len(grads) == len(own)
+            far = {key: distance(own[key].grad, want) for key, want in grads.items()}
+            assert max(far.values()) < 1e-4, far
+            if max(far.values()) == 0: bars = [1e-4] * len(bars)
         assert distance(out.loss, golden["train.loss"][t]) < bars[t], t
         assert out.carry.steps.tolist() == golden[f"train.step{t}.steps"].tolist(), t
         assert out.carry.halted.tolist() == golden[f"train.step{t}.halted"].bool().tolist(), t
         for key, value in zip(METRICS, out.metrics.tolist()):
             if (want := golden.get(f"train.step{t}.metric.{key}")) is not None:
                 assert abs(value - want.item()) <= 2 * bars[t] * max(1, abs(want.item())), (t, key)
-        if t == 0:
-            grads = {k.removeprefix("train.step0.grad.model.inner."): v for k, v in golden.items() if k.startswith("train.step0.grad.")}
-            own = dict(model.named_parameters())
-            assert set(grads) <= set(own) and len(grads) == len(own)
-            for key, want in grads.items(): assert distance(own[key].grad, want) < 1e-4, key
     assert distance(model.lm_head.weight, golden["train.final.lm_head"]) < 1e-2
     if "train.final.puzzle_emb" in golden: assert distance(model.puzzle_emb.weights, golden["train.final.puzzle_emb"]) < .1
 
