@@ -450,6 +450,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                  'hrm_nb.training._gather': ('training.html#_gather', 'hrm_nb/training.py'),
                                  'hrm_nb.training._loop': ('training.html#_loop', 'hrm_nb/training.py'),
                                  'hrm_nb.training._new_run': ('training.html#_new_run', 'hrm_nb/training.py'),
+                                 'hrm_nb.training._own': ('training.html#_own', 'hrm_nb/training.py'),
                                  'hrm_nb.training._ranks': ('training.html#_ranks', 'hrm_nb/training.py'),
                                  'hrm_nb.training._readings': ('training.html#_readings', 'hrm_nb/training.py'),
                                  'hrm_nb.training._refuse_nonfinite': ('training.html#_refuse_nonfinite', 'hrm_nb/training.py'),

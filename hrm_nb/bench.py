@@ -133,15 +133,15 @@ def _against_limit(name, timing, flops, B, rounds, dtype, bar=None): # bar None 
 
 
 def training_step(shape:str="small", # a key of SHAPES
-                  steps:int=100, warmup:int=20, device:str="auto", compile:bool=False) -> list[dict]: # rows
+                  steps:int=100, warmup:int=20, device:str="auto", compile:bool=False, cuda_graphs:bool=False) -> list[dict]: # rows
     "Median time of a training step, with and without the continue target, beside the arithmetic limit."
     base, B = SHAPES[shape]
     device, rows = pick_device(device), []
     for no_continue in (True, False):
         c = replace(base, no_ACT_continue=no_continue)
-        trainer = Trainer(Reasoner(c), random_set(c, 4 * B), TrainConfig(steps=10 ** 6, batch_size=B, device=str(device), compile=compile))
+        trainer = Trainer(Reasoner(c), random_set(c, 4 * B), TrainConfig(steps=10 ** 6, batch_size=B, device=str(device), compile=compile, cuda_graphs=cuda_graphs))
         timing = _timed(trainer.advance, steps, warmup, device, lambda: _rate(c, B, device))
-        name = f"{shape}{', compiled' if compile else ''}, {'without' if no_continue else 'with'} continue target"
+        name = f"{shape}{', compiled' if compile else ''}{', CUDA graphs' if cuda_graphs else ''}, {'without' if no_continue else 'with'} continue target"
         bar = {"small": (.012, .020), "maze": (.025, .025) if device.type == "cuda" else (None, None)}.get(shape, (None, None))[not no_continue]
         rows += _against_limit(name, timing, step_flops(c, B), B, steps, c.forward_dtype, bar)
         if device.type == "cuda": rows.append(row(f"{name}: memory", torch.cuda.max_memory_allocated(device) / 1e9, "GB", 14))
@@ -210,9 +210,11 @@ def arc() -> list[dict]:
 
 
 def _full(shape, steps):
-    "Training and evaluation of a full-size shape; on a GPU a hundred steps, on a CPU as many as given."
-    many, warmup = (100, 20) if pick_device("auto").type == "cuda" else (steps, 1)
-    return training_step(shape, many, warmup) + evaluation_step(shape, many, warmup)
+    "Training and evaluation of a full-size shape; on a GPU a hundred steps, plain, compiled and as CUDA graphs, on a CPU as many as given."
+    gpu = pick_device("auto").type == "cuda"
+    many, warmup = (100, 20) if gpu else (steps, 1)
+    modes = ({}, dict(compile=True), dict(compile=True, cuda_graphs=True)) if gpu else ({},)
+    return [r for mode in modes for r in training_step(shape, many, warmup, **mode)] + evaluation_step(shape, many, warmup)
 
 
 BENCHES = {  # those in _LONG take minutes on a CPU
@@ -233,12 +235,13 @@ def record(path, # a CSV file that rows are added to
 
 # %% ../nbs/33_bench.ipynb #2ef65546
 def recorded_steps(path, # a record, from `record`
-                   ) -> pd.DataFrame: # a row a kind of step and machine: step_ms, bar_ms, limit_ms, times_limit, rate (GFLOP/s)
-    "The newest step times of a record."
+                   ) -> pd.DataFrame: # a row a kind of step and machine: runs, step_ms, fastest_ms, bar_ms, limit_ms, times_limit, rate (GFLOP/s), commit
+    "Step times of a record: medians over the runs of the newest commit of each kind on each machine."
     known = pd.read_csv(path)
     known[["name", "figure"]] = known.what.str.extract(r"^([^:]+): (step|limit|matrix rate)\b")
-    newest = known.dropna(subset="name").drop_duplicates(["name", "figure", "device_name"], keep="last")
-    values = newest.pivot(index=["name", "device_name"], columns="figure", values="value")
-    bars = newest[newest.figure == "step"].set_index(["name", "device_name"]).bar
-    return pd.DataFrame(dict(step_ms=1000 * values["step"], bar_ms=1000 * bars, limit_ms=1000 * values["limit"], times_limit=values["step"] / values["limit"],
-                             rate=values["matrix rate"])).reset_index()
+    kind = known.dropna(subset="name").groupby(["name", "device_name"])
+    newest = known[known.commit == kind.commit.transform("last").reindex(known.index)]
+    step = newest[newest.figure == "step"].groupby(["name", "device_name"])
+    median = newest.pivot_table("value", ["name", "device_name"], "figure", aggfunc="median")
+    return pd.DataFrame(dict(runs=step.size(), step_ms=1000 * median["step"], fastest_ms=1000 * step.value.min(), bar_ms=1000 * step.bar.median(), limit_ms=1000 * median["limit"],
+                             times_limit=median["step"] / median["limit"], rate=median["matrix rate"], commit=step.commit.last())).reset_index()

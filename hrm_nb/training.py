@@ -56,6 +56,7 @@ class TrainConfig:
     keep: int = 3                       # newest checkpoints kept; 0 = all
     device: str = "auto"                # auto, cpu, cuda, cuda:1, mps
     compile: bool = False               # torch.compile the reasoning step (needs a C++ compiler; the first steps are slow)
+    cuda_graphs: bool = False           # with compile, on NVIDIA: replay the step as CUDA graphs
     seed: int = 0                       # of data order, augmentation and exploration
 
     def __post_init__(self):
@@ -109,9 +110,15 @@ def _ranks() -> tuple[int, int]:
     return (dist.get_rank(), dist.get_world_size()) if dist.is_available() and dist.is_initialized() else (0, 1)
 
 
-def _compiled(device):
+def _compiled(device, cuda_graphs):
     "The reasoning step through torch.compile; on a CPU the compiled kernels are called from C++, which matters where a step takes milliseconds."
-    return torch.compile(training_step, dynamic=False, options={"cpp_wrapper": True} if device.type == "cpu" else None)
+    options = {"cpp_wrapper": True} if device.type == "cpu" else {"triton.cudagraphs": True} if cuda_graphs else None
+    return torch.compile(training_step, dynamic=False, options=options)
+
+
+def _own(carry):
+    "A carry in memory of its own: a replayed CUDA graph writes each step's results where the last step's were."
+    return Carry(**{name: value.clone() for name, value in vars(carry).items()})
 
 
 class Trainer:
@@ -120,10 +127,13 @@ class Trainer:
         self.config, self.device = config, pick_device(config.device)
         self.rank, self.world_size = _ranks()
         if self.device.type == "cpu": keep_freed_memory()
+        if config.cuda_graphs and not (config.compile and config.accumulate == 1 and self.device.type == "cuda"):
+            raise ValueError(f"cuda_graphs is True with compile {config.compile}, accumulate {config.accumulate} on device {self.device}; allowed are compile True, "
+                             "accumulate 1 and a CUDA device")
         check_fit(model.config, train)
         self.model = model.to(self.device).train()
         self.params = list(model.parameters())
-        self.training_step = _compiled(self.device) if config.compile else training_step
+        self.training_step = _compiled(self.device, config.cuda_graphs) if config.compile else training_step
         self.batches = Batches(train, config.batch_size, seed=config.seed, device=self.device, drop_last=config.drop_last,
                                augment=config.augment, allow_padding=config.allow_padding, rank=self.rank, world_size=self.world_size)
         if config.batch_size // self.world_size % config.accumulate:
@@ -147,10 +157,11 @@ def _advance(self) -> None:
     for p in self.params: p.grad = None
     outcomes = []
     for i, (part, u) in enumerate(zip(parts, uniform.chunk(c.accumulate, 1))):
+        if c.cuda_graphs: torch.compiler.cudagraph_mark_step_begin()
         out = self.training_step(self.model, self.carries[i], part, u, c.loss_type)
         if self.device.type == "cpu": self._refuse_nonfinite(out.loss)  # before it reaches the weights; elsewhere at the next log point
         (out.loss / c.batch_size).backward()
-        self.carries[i] = out.carry
+        self.carries[i] = _own(out.carry) if c.cuda_graphs else out.carry
         self.sums[:-1] += out.metrics
         outcomes.append(out)
     self._update(outcomes)

@@ -446,6 +446,22 @@ def test_compiled_and_plain_steps_agree(monkeypatch):
     assert gap(*[t.model for t in trainers])[0] < 1e-5 < 1e-4 < gap(trainers[0].model, fresh())[0]
 
 
+def test_what_a_replayed_graph_returned_is_not_needed_later(monkeypatch):
+    "A CUDA graph writes where it wrote before. There is none on a CPU, so its results are spoilt here when the next step begins."
+    plain, replaying = [Trainer(fresh(), puzzles(), SETTINGS) for _ in range(2)]
+    replaying.config, step, returned = dataclasses.replace(SETTINGS, cuda_graphs=True), replaying.training_step, []
+    def spoil():
+        for out in returned:
+            for t in (*vars(out.carry).values(), out.loss.detach(), out.metrics, out.logits, out.q): t.fill_(1)
+    def replay(*args): returned[:] = [step(*args)]; return returned[0]
+    monkeypatch.setattr(torch.compiler, "cudagraph_mark_step_begin", spoil)
+    replaying.training_step = replay
+    for _ in range(6): plain.advance(); replaying.advance()
+    assert gap(plain.model, replaying.model)[0] == 0 and torch.equal(plain.carries[0].z_H, replaying.carries[0].z_H) and torch.equal(plain.sums, replaying.sums)
+    with pytest.raises(ValueError, match="cuda_graphs is True with compile False, accumulate 1 on device cpu; allowed are"):
+        Trainer(fresh(), puzzles(), dataclasses.replace(SETTINGS, cuda_graphs=True, device="cpu"))
+
+
 # ---- what is refused
 
 def test_resume_of_something_else(whole, tmp_path):
