@@ -196,7 +196,10 @@ def _embed(self, inputs:Tensor, # (B, S) token ids
            ) -> Tensor: # (B, L, D), forward dtype
     "The embedded puzzle, which every update is given anew."
     c, B = self.config, len(inputs)
-    x = F.embedding(inputs, self.embed_tokens.embedding_weight.to(self.dtype))
+    weight = self.embed_tokens.embedding_weight.to(self.dtype)
+    if torch.compiler.is_compiling():  # as a product: a compiled lookup's gradient is added up in no fixed order, and resumed runs must end in the same bits
+        x = F.one_hot(inputs.long(), c.vocab_size).to(self.dtype) @ weight
+    else: x = F.embedding(inputs, weight)
     if rows is not None:
         prefix = F.pad(rows.to(self.dtype), (0, c.prefix_len * c.hidden_size - c.puzzle_emb_ndim))
         x = torch.cat((prefix.view(B, c.prefix_len, c.hidden_size), x), 1)
