@@ -1,5 +1,6 @@
 "The repository in step with itself: package, README and notebooks."
 import filecmp
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -77,3 +78,16 @@ def test_the_full_size_script_on_trial():
     assert {"summary.json", "training_history.json", "steps.csv", "test_never.csv", "test_learned.csv", "run"} == {p.name for p in folder.iterdir()}
     assert "valid" in (folder / "test_never.csv").read_text().splitlines()[0]
     shutil.rmtree(folder)
+
+
+def test_the_full_size_script_trains_in_the_fastest_mode(monkeypatch):
+    spec = importlib.util.spec_from_file_location("maze_hard_tool", ROOT / "tools" / "maze_hard.py")
+    tool = importlib.util.module_from_spec(spec); spec.loader.exec_module(tool)
+    def fake(shape, device, targets, compile=False, cuda_graphs=False):
+        if cuda_graphs: raise RuntimeError("no compiler\nmore of it")
+        return [dict(what=f"{shape}: limit", value=.001), dict(what=f"{shape}, with continue target: step, median of 100", value=.02 if compile else .03)]
+    monkeypatch.setattr(tool.bench, "training_step", fake)
+    rows, failed, mode = tool.timed("cuda", tool.bench.GPU_MODES)
+    assert mode == {"compile": True} and len(rows) == 4
+    assert list(failed.values()) == ["RuntimeError: no compiler"]
+    assert tool.timed("cpu", ()) == ([], {}, {})
