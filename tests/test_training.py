@@ -446,6 +446,17 @@ def test_compiled_and_plain_steps_agree(monkeypatch):
     assert gap(*[t.model for t in trainers])[0] < 1e-5 < 1e-4 < gap(trainers[0].model, fresh())[0]
 
 
+@pytest.mark.skipif(not any(map(shutil.which, (os.environ.get("CXX", "c++"), "g++", "clang++"))), reason="compiling needs a C++ compiler")
+def test_a_compiled_run_resumes_to_the_same_bits(tmp_path):
+    "Kernels that are generated, some of them parallel, must add up in a fixed order."
+    arch, data = dict(seq_len=100, hidden_size=64), patterns.make(96, size=10, seed=1)
+    changes = dict(compile=True, steps=6, batch_size=64, eval_every=0, held_out=0.0)
+    go = lambda name, *callbacks: fit(fresh(**arch), data, None, dataclasses.replace(SETTINGS, **changes), tmp_path / name, callbacks)
+    whole = result(go("whole"))
+    with pytest.raises(KeyboardInterrupt): go("cut", At(3, lambda t: os.kill(os.getpid(), signal.SIGINT)))
+    assert result(resume(tmp_path / "cut")) == whole
+
+
 def test_what_a_replayed_graph_returned_is_not_needed_later(monkeypatch):
     "A CUDA graph writes where it wrote before. There is none on a CPU, so its results are spoilt here when the next step begins."
     plain, replaying = [Trainer(fresh(), puzzles(), SETTINGS) for _ in range(2)]
