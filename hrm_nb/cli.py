@@ -16,19 +16,20 @@ from tyro.conf import Positional
 # %% ../nbs/40_cli.ipynb #2884bff0
 def train(argv:list[str]) -> None:
     "Train a recipe: hrm-nb train NAME [--run FOLDER] [--data.FIELD ...] [--model.FIELD ...] [--train.FIELD ...]"
+    from torch.distributed import barrier
     from hrm_nb.recipes import RECIPES, build
-    from hrm_nb.training import fit
-    from hrm_nb.figures import save_run
+    from hrm_nb.training import fit, join_ranks
     if not argv or argv[0].startswith("-"):
         print("usage: hrm-nb train NAME [options]; hrm-nb train NAME --help lists them\n")
         for name, r in RECIPES.items(): print(f"  {name:24} {r.about}")
         return
     if argv[0] not in RECIPES: raise ValueError(f"no recipe {argv[0]!r}; there are {', '.join(RECIPES)}")
     options = _parse(_train_options(argv[0]), argv[1:], f"hrm-nb train {argv[0]}")
+    rank, processes = join_ranks(options.train.device)
+    if rank: barrier()                      # rank 0 first: it may have data to fetch
     model, train_set, test_set = build(options.recipe())
-    run = fit(model, train_set, test_set, options.train, options.run, progress=True)
-    save_run(run)
-    print(f"{run.path}: {_last(run.history)}")
+    if not rank and processes > 1: barrier()
+    _tell(fit(model, train_set, test_set, options.train, options.run, progress=True), rank)
 
 
 def _train_options(name):
@@ -56,6 +57,16 @@ def _parse(kind, argv, prog):
     return tyro.cli(kind, args=argv, prog=prog)
 
 
+def _tell(run, rank):
+    "Rank 0 draws a finished run's figures and says where it is."
+    import torch.distributed as dist
+    from hrm_nb.figures import save_run
+    if not rank:
+        save_run(run)
+        print(f"{run.path}: {_last(run.history)}")
+    if dist.is_initialized(): dist.destroy_process_group()
+
+
 def _last(history):
     "The last evaluated scores of a history, in words."
     shown = {c: history[c].dropna().iloc[-1] for c in ("train_lm_loss", "held_out_exact_accuracy", "test_exact_accuracy")
@@ -66,11 +77,8 @@ def _last(history):
 def resume(run:Positional[Path], # a run folder
            ) -> None:
     "Go on with an interrupted run from its newest whole checkpoint."
-    from hrm_nb.figures import save_run
-    from hrm_nb.training import resume as go_on
-    run = go_on(run, progress=True)
-    save_run(run)
-    print(f"{run.path}: {_last(run.history)}")
+    from hrm_nb.training import join_ranks, resume as go_on
+    _tell(go_on(run, progress=True), join_ranks()[0])
 
 
 def evaluate(run:Positional[Path], # a run folder

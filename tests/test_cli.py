@@ -2,6 +2,9 @@
 import os
 import re
 import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -99,6 +102,25 @@ def test_evaluate(trained, capsys):
         out = capsys.readouterr().out
         assert ("count                    64" if "train" in argv else "count                    20") in out
         if "--max-steps" in argv: assert re.search(r"^steps +1$", out, re.M)
+
+
+def torchrun(folder, *argv):
+    "The command by two processes, in a folder."
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--no-python", "--", Path(sys.executable).with_name("hrm-nb")]
+    return subprocess.run([*command, *argv], cwd=folder, capture_output=True, text=True, timeout=300)
+
+
+def test_torchrun_makes_one_run(trained, tmp_path):
+    "Two processes share one run folder, speak once, and learn what one process learns."
+    done = torchrun(tmp_path, "train", "copy-increment", *TINY)
+    assert done.returncode == 0, done.stderr
+    (path,) = (tmp_path / "runs").iterdir()
+    two, one = Run(path), Run(trained)
+    assert done.stdout.count(path.name) == 1 and two.environment["world_size"] == 2 and one.environment["world_size"] == 1
+    assert two.history.train_lm_loss.tolist() == pytest.approx(one.history.train_lm_loss.tolist(), rel=1e-4)
+    assert two.history.train_lm_loss.nunique() == len(two.history) == 4 and (path / "training_metrics.png").is_file()
+    done = torchrun(tmp_path, "train", "copy-increment", *TINY, "--train.batch-size", "15")
+    assert done.returncode and "batch size 15 does not divide over 2 ranks" in done.stderr and len(list((tmp_path / "runs").iterdir())) == 1
 
 
 def test_runs(trained, capsys):

@@ -26,7 +26,7 @@ from hrm_nb import runs as runs_module
 from hrm_nb.evaluation import evaluate
 from hrm_nb.model import Reasoner, ReasonerConfig
 from hrm_nb.runs import Run, load_tensors
-from hrm_nb.training import Callback, DivergedError, TrainConfig, Trainer, _Lock, fit, pick_device, resume
+from hrm_nb.training import Callback, DivergedError, TrainConfig, Trainer, _Lock, fit, join_ranks, pick_device, resume
 
 TIMED = ("step_s", "examples_per_s", "memory_mb", "cpu_percent")  # columns that no two runs share
 ARCH = dict(vocab_size=12, seq_len=9, num_puzzle_identifiers=3, puzzle_emb_ndim=32, hidden_size=32, num_heads=4, expansion=2, H_layers=1,
@@ -527,6 +527,13 @@ def test_settings_that_do_not_fit_the_data_leave_no_folder(tmp_path, changes, wo
 def test_a_model_that_does_not_fit_the_data(tmp_path, changes, words):
     with pytest.raises(ValueError, match=words): train(tmp_path / "run", model=fresh(**changes))
     assert not (tmp_path / "run").exists()
+
+
+def test_more_processes_than_gpus(monkeypatch):
+    monkeypatch.setattr(dist, "is_torchelastic_launched", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    with pytest.raises(ValueError, match=r"process 2 on a machine with 1 GPUs; allowed is one process a GPU \(--nproc-per-node 1\)"): join_ranks("cuda")
 
 
 def test_devices():
