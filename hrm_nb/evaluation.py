@@ -73,7 +73,7 @@ def evaluate(model:Reasoner, # left in the state it is in
     if max_steps < 1: raise ValueError(f"max_steps is {max_steps}; at least 1 is allowed")
     if model.device.type == "cpu": keep_freed_memory()
     tables, predictions = [], []
-    for start in tqdm(range(0, len(puzzles), batch_size), desc="evaluate", unit="batch", disable=not progress):
+    for start in tqdm(range(0, len(puzzles), batch_size), desc="evaluate", unit="batch", leave=None, disable=not progress):
         rows = slice(start, start + batch_size)
         put = lambda array, dtype: torch.as_tensor(array[rows], dtype=dtype, device=model.device)
         labels = put(puzzles.labels, torch.long)

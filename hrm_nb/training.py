@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from tqdm.auto import tqdm
@@ -49,6 +50,7 @@ class TrainConfig:
     held_out: float = 0.0               # share of the training groups kept aside
     eval_every: int = 0                 # steps between evaluations; 0 = at the end only
     eval_batch_size: int = 128          # examples at a time in evaluations
+    eval_examples: int = 0              # test examples that evaluations score, drawn by the seed; 0 = all
     patience: int = 0                   # evaluations without improvement on the held-out part before stopping; 0 = never
     stop_at: float = 0.0                # stop once the held-out exact accuracy reaches this; 0 = never
     log_every: int = 1                  # steps a row of the history sums up
@@ -75,7 +77,7 @@ def _check_train_config(c):
     choices = (("optimizer", OPTIMIZERS), ("loss_type", tuple(LOSSES)))
     for name, allowed in choices:
         if getattr(c, name) not in allowed: raise ValueError(f"{name} is {getattr(c, name)!r}; allowed are {', '.join(allowed)}")
-    limits = dict(batch_size=1, accumulate=1, eval_batch_size=1, log_every=1, lr=0, puzzle_lr=0, weight_decay=0, puzzle_weight_decay=0,
+    limits = dict(batch_size=1, accumulate=1, eval_batch_size=1, eval_examples=0, log_every=1, lr=0, puzzle_lr=0, weight_decay=0, puzzle_weight_decay=0,
                   warmup_steps=0, clip_norm=0, eval_every=0, patience=0, checkpoint_every=0, keep=0, steps=0, epochs=0, seed=0)
     for name, least in limits.items():
         if not getattr(c, name) >= least: raise ValueError(f"{name} is {getattr(c, name)}; at least {least} is allowed")
@@ -336,8 +338,10 @@ class evaluating:
 # %% ../nbs/22_training.ipynb #2dd2c8a4
 class _Recorder:
     "Writes what a trainer does into its run folder."
-    def __init__(self, trainer, run, held, test, callbacks):
-        self.trainer, self.run, self.held, self.test, self.callbacks = trainer, run, held, test, callbacks
+    def __init__(self, trainer, run, held, test, callbacks, progress=False):
+        n, seed = trainer.config.eval_examples, trainer.config.seed
+        if test is not None and 0 < n < len(test): test = test.take(np.sort(np.random.default_rng(seed).choice(len(test), n, replace=False)))
+        self.trainer, self.run, self.held, self.test, self.callbacks, self.progress = trainer, run, held, test, callbacks, progress
         self.rows, self.best, self.waited, self.loss = [], None, 0, []
         self.since, self.busy, self.written, self.saved = trainer.step, 0.0, time.monotonic(), -1
 
@@ -361,7 +365,7 @@ class _Recorder:
         with evaluating(t):
             for name, puzzles in (("held_out", self.held), ("test", self.test)):
                 if puzzles is None: continue
-                summary = evaluate(t.model, puzzles, batch_size=c.eval_batch_size, loss_type=c.loss_type).summary
+                summary = evaluate(t.model, puzzles, batch_size=c.eval_batch_size, loss_type=c.loss_type, progress=self.progress).summary
                 row.update({f"{name}_{k}": v for k, v in summary.items()})
             now = (row["held_out_exact_accuracy"], -row["held_out_lm_loss"]) if self.held is not None else (-sum(self.loss) / max(1, len(self.loss)),)
             self.loss = []
@@ -502,8 +506,8 @@ def fit(model:Reasoner, # trained in place
         if trainer.rank == 0: folder = _new_run(path, trainer, train, test)
         if trainer.world_size > 1: dist.barrier()
         folder = Run(path)
-        bar = (ProgressCB(),) if progress and trainer.rank == 0 else ()
-        recorder = _Recorder(trainer, folder, held, test, (*callbacks, *bar))
+        progress = progress and trainer.rank == 0
+        recorder = _Recorder(trainer, folder, held, test, (*callbacks, *[ProgressCB()] * progress), progress)
         if config.checkpoint_every: recorder.checkpoint()  # so that a run killed at once can be resumed too
         return _loop(recorder)
 
@@ -525,8 +529,8 @@ def resume(path, # a run folder
         for line in damaged: print(f"passed over a damaged checkpoint: {line}")
         trainer = Trainer(Reasoner(ReasonerConfig.from_dict(run.config["model"])), kept, stored)
         trainer.restore(*state)
-        bar = (ProgressCB(),) if progress and trainer.rank == 0 else ()
-        recorder = _Recorder(trainer, run, held, test, (*callbacks, *bar))
+        progress = progress and trainer.rank == 0
+        recorder = _Recorder(trainer, run, held, test, (*callbacks, *[ProgressCB()] * progress), progress)
         kept_state = state[2]
         recorder.best, recorder.waited, recorder.loss, recorder.since = [kept_state[k] for k in ("best", "waited", "losses", "since")]
         trainer.stopped, recorder.saved = kept_state["stopped"], trainer.step

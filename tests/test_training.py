@@ -372,6 +372,17 @@ def test_the_held_out_part_is_not_trained_on(tmp_path):
     assert offered == grids(kept) and not offered & grids(held)
 
 
+def test_evaluations_score_as_many_test_examples_as_asked(tmp_path, monkeypatch):
+    scored = []
+    def note(model, puzzles, **options): scored.append(puzzles); return evaluate(model, puzzles, **options)
+    monkeypatch.setattr("hrm_nb.training.evaluate", note)
+    for seed in (0, 0, 1): train(tmp_path / str(len(scored)), eval_examples=7, seed=seed, steps=4, eval_every=2, held_out=0.0)
+    assert [len(p) for p in scored] == [7] * 6 and scored[0].hash == scored[1].hash == scored[2].hash != scored[4].hash
+    scored.clear()
+    train(tmp_path / "all", eval_examples=100, steps=2, held_out=0.0)
+    assert [p.hash for p in scored] == [puzzles(24, seed=2).hash]
+
+
 def test_patience(tmp_path, monkeypatch):
     "Two evaluations without improvement after the second: stop at the fourth, and say why."
     run = train(tmp_path / "run", [Script([.1, .5, .4, .3, .9, .9], monkeypatch)], eval_every=4, patience=2)
@@ -500,7 +511,7 @@ def test_a_stored_set_that_was_changed(whole, tmp_path):
     (dict(steps=0), "give one of them"), (dict(epochs=2), "give one of them"), (dict(steps=-1), "give one of them"), (dict(optimizer="lion"), "allowed are adamw"),
     (dict(loss_type="mse"), "allowed are stablemax"), (dict(lr=-1e-3), "lr is -0.001"), (dict(lr=float("nan")), "lr is nan"),
     (dict(batch_size=0), "batch_size is 0"), (dict(accumulate=0), "accumulate is 0"), (dict(log_every=0), "log_every is 0"),
-    (dict(eval_batch_size=0), "eval_batch_size is 0"), (dict(eval_every=-1), "eval_every is -1"), (dict(checkpoint_every=-5), "checkpoint_every is -5"),
+    (dict(eval_batch_size=0), "eval_batch_size is 0"), (dict(eval_examples=-1), "eval_examples is -1"), (dict(eval_every=-1), "eval_every is -1"), (dict(checkpoint_every=-5), "checkpoint_every is -5"),
     (dict(keep=-1), "keep is -1"), (dict(clip_norm=-1), "clip_norm is -1"), (dict(warmup_steps=-1), "warmup_steps is -1"),
     (dict(ema=1.5), "ema is 1.5"), (dict(held_out=-.1), "held_out is -0.1"), (dict(lr_min_ratio=2), "lr_min_ratio is 2"),
     (dict(held_out=0, patience=3), "need a held_out share"), (dict(held_out=0, stop_at=.9), "need a held_out share")], ids=str)
