@@ -8,6 +8,7 @@ __all__ = ['TrainConfig', 'DivergedError', 'pick_device', 'join_ranks', 'Trainer
 
 # %% ../nbs/22_training.ipynb #bd7d9e19
 import dataclasses, math, os, signal, threading, time
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -54,7 +55,7 @@ class TrainConfig:
     patience: int = 0                   # evaluations without improvement on the held-out part before stopping; 0 = never
     stop_at: float = 0.0                # stop once the held-out exact accuracy reaches this; 0 = never
     log_every: int = 1                  # steps a row of the history sums up
-    checkpoint_every: int = 0           # steps between checkpoints; 0 = none but best and final
+    checkpoint_every: int = 0           # steps between checkpoints; 0 = one a minute
     keep: int = 3                       # newest checkpoints kept; 0 = all
     device: str = "auto"                # auto, cpu, cuda, cuda:1, mps
     compile: bool = False               # torch.compile the reasoning step (needs a C++ compiler; the first steps are slow)
@@ -238,12 +239,12 @@ def _gather(tensor):
 _CARRY = ("z_H", "z_L", "steps", "halted", "inputs", "labels", "identifiers")
 
 
-def _someone(self, signalled) -> bool:
-    "Whether any process was signalled: all must leave after the same step."
-    if self.world_size == 1: return bool(signalled)
-    flag = torch.tensor([bool(signalled)], dtype=torch.int32, device=self.device)
+def _someone(self, wish:int) -> int:
+    "The largest wish of any process: what is done after a step, all must do after the same one."
+    if self.world_size == 1: return wish
+    flag = torch.tensor([wish], dtype=torch.int32, device=self.device)
     dist.all_reduce(flag, dist.ReduceOp.MAX)
-    return bool(flag.item())
+    return int(flag.item())
 
 
 def _state(self) -> tuple[dict, dict, dict, dict|None]: # model, training tensors, state, averaged weights
@@ -343,7 +344,8 @@ class _Recorder:
         if test is not None and 0 < n < len(test): test = test.take(np.sort(np.random.default_rng(seed).choice(len(test), n, replace=False)))
         self.trainer, self.run, self.held, self.test, self.callbacks, self.progress = trainer, run, held, test, callbacks, progress
         self.rows, self.best, self.waited, self.loss = [], None, 0, []
-        self.since, self.busy, self.written, self.saved = trainer.step, 0.0, time.monotonic(), -1
+        self.since, self.busy, self.written, self.saved = trainer.step, 0.0, -math.inf, -1
+        self.secured, self.unscored, self.signals = time.monotonic(), False, _Signals()  # time of the last checkpoint; whether the newest row lacks its scores
 
     def row(self):
         "One row of history: everything since the last one."
@@ -365,7 +367,7 @@ class _Recorder:
         with evaluating(t):
             for name, puzzles in (("held_out", self.held), ("test", self.test)):
                 if puzzles is None: continue
-                summary = evaluate(t.model, puzzles, batch_size=c.eval_batch_size, loss_type=c.loss_type, progress=self.progress).summary
+                with self.signals.at_once(t.world_size == 1): summary = evaluate(t.model, puzzles, batch_size=c.eval_batch_size, loss_type=c.loss_type, progress=self.progress).summary
                 row.update({f"{name}_{k}": v for k, v in summary.items()})
             now = (row["held_out_exact_accuracy"], -row["held_out_lm_loss"]) if self.held is not None else (-sum(self.loss) / max(1, len(self.loss)),)
             self.loss = []
@@ -409,8 +411,8 @@ def _checkpoint(self) -> None:
     if t.rank: return
     for tensor in (*model.values(), training["sums"]): t._refuse_nonfinite(tensor, "state to be saved", t.step)
     write_history(self.run, self.rows)
-    state |= dict(best=self.best, waited=self.waited, losses=self.loss, since=self.since, stopped=t.stopped)
-    self.saved = t.step
+    state |= dict(best=self.best, waited=self.waited, losses=self.loss, since=self.since, stopped=t.stopped, unscored=self.unscored)
+    self.saved, self.secured = t.step, time.monotonic()
     save_checkpoint(self.run, t.step, model, training, state, averaged)
     keep_newest(self.run, t.config.keep)
 
@@ -422,14 +424,21 @@ def _after_step(self) -> None:
     for cb in self.callbacks: cb.on_step(t)
     score = last or (c.eval_every and t.step % c.eval_every == 0)
     if score or t.step % c.log_every == 0:
-        row = self.row()
-        if score and t.rank == 0: self.score(row)
-        if t.world_size > 1: t.stopped = _agree(t.stopped)
-        self.rows.append(row)
-        for cb in self.callbacks: cb.on_log(t, row)
+        self.rows.append(self.row())
+        self.unscored = bool(score)
+        self.complete_row()
     if c.checkpoint_every and t.step % c.checkpoint_every == 0: self.checkpoint()
-    elif t.rank == 0 and time.monotonic() - self.written > 10:  # for whoever watches
+
+
+def _complete_row(self) -> None:
+    "Scores, where they are due, and callbacks of the newest row."
+    t, row = self.trainer, self.rows[-1]
+    if t.rank == 0 and (self.unscored or time.monotonic() - self.written > 5):  # for whoever watches
         write_history(self.run, self.rows); self.written = time.monotonic()
+    if self.unscored and t.rank == 0: self.score(row)
+    self.unscored = False
+    if t.world_size > 1: t.stopped = _agree(t.stopped)
+    for cb in self.callbacks: cb.on_log(t, row)
 
 
 def _agree(text):
@@ -448,18 +457,36 @@ def _finish(self) -> None:
     for cb in self.callbacks: cb.on_end(t)
 
 
-_Recorder.checkpoint, _Recorder.after_step, _Recorder.finish = _checkpoint, _after_step, _finish
+_Recorder.checkpoint, _Recorder.after_step, _Recorder.complete_row, _Recorder.finish = _checkpoint, _after_step, _complete_row, _finish
 
 # %% ../nbs/22_training.ipynb #b8f49711
+class _Interrupted(Exception): "A signal came while nothing would be torn."
+
+
 class _Signals:
     "While active, remembers a SIGINT or SIGTERM instead of acting on it."
+    seen, now = None, False
+
     def __enter__(self):
         self.seen, self.old = None, {}
         if threading.current_thread() is threading.main_thread():
             for s in (signal.SIGINT, signal.SIGTERM): self.old[s] = signal.signal(s, self._note)
         return self
 
-    def _note(self, number, frame): self.seen = number
+    def _note(self, number, frame):
+        self.seen = number
+        if self.now:
+            self.now = False
+            raise _Interrupted
+
+    @contextmanager
+    def at_once(self, allowed:bool=True):
+        "Within this block a signal raises _Interrupted: evaluations may take long, and change nothing."
+        if allowed and self.seen: raise _Interrupted
+        try:
+            self.now = allowed
+            yield
+        finally: self.now = False
 
     def __exit__(self, *error):
         for s, handler in self.old.items(): signal.signal(s, handler)
@@ -470,18 +497,28 @@ class _Signals:
         raise KeyboardInterrupt(f"interrupted; saved in {where}, go on with resume")
 
 
+_SECURE_S = 60  # seconds between checkpoints where no number of steps is set
+
+
 def _loop(recorder) -> Run:
     "Step until the end, a stop or a signal."
     t = recorder.trainer
     with _Signals() as signals:
-        while t.step < t.steps and not t.stopped:
-            start = time.perf_counter()
-            t.advance()
-            recorder.busy += time.perf_counter() - start
-            recorder.after_step()
-            if t.someone(signals.seen):
-                if recorder.saved != t.step: recorder.checkpoint()
-                signals.leave(recorder.run.path)
+        recorder.signals = signals
+        try:
+            if recorder.unscored: recorder.complete_row()
+            while t.step < t.steps and not t.stopped:
+                start = time.perf_counter()
+                t.advance()
+                recorder.busy += time.perf_counter() - start
+                recorder.after_step()
+                late = not t.config.checkpoint_every and t.rank == 0 and time.monotonic() - recorder.secured > _SECURE_S
+                wish = t.someone(2 if signals.seen else int(late))
+                if wish and recorder.saved != t.step: recorder.checkpoint()
+                if wish == 2: signals.leave(recorder.run.path)
+        except _Interrupted:
+            if recorder.saved != t.step: recorder.checkpoint()
+            signals.leave(recorder.run.path)
         recorder.finish()
     return recorder.run
 
@@ -525,6 +562,7 @@ def resume(path, # a run folder
     train, test = _stored_set(run, "train", train), _stored_set(run, "test", test)
     kept, held = train.split(stored.held_out, seed=stored.seed) if stored.held_out else (train, None)
     with _Lock(run.path, join_ranks(stored.device)[0]):
+        if _finished(run): return run
         *state, damaged = newest_checkpoint(run)
         for line in damaged: print(f"passed over a damaged checkpoint: {line}")
         trainer = Trainer(Reasoner(ReasonerConfig.from_dict(run.config["model"])), kept, stored)
@@ -533,12 +571,18 @@ def resume(path, # a run folder
         recorder = _Recorder(trainer, run, held, test, (*callbacks, *[ProgressCB()] * progress), progress)
         kept_state = state[2]
         recorder.best, recorder.waited, recorder.loss, recorder.since = [kept_state[k] for k in ("best", "waited", "losses", "since")]
-        trainer.stopped, recorder.saved = kept_state["stopped"], trainer.step
+        trainer.stopped, recorder.saved, recorder.unscored = kept_state["stopped"], trainer.step, kept_state.get("unscored", False)
         history = run.history
         recorder.rows = history[history.step <= trainer.step].to_dict("records")
         return _loop(recorder)
 
 # %% ../nbs/22_training.ipynb #3e7b2a29
+def _finished(run):
+    "Whether the run has its final weights, of the last step of its history."
+    ends = run.checkpoints.set_index("name").step
+    return "final" in ends and len(run.history) > 0 and ends["final"] == run.history.step.iloc[-1]
+
+
 class _Lock:
     "One process (or one group of ranks) at a time in a run folder; the system frees the lock when a process dies."
     def __init__(self, path, rank): self.path, self.rank = Path(path), rank

@@ -206,6 +206,37 @@ def test_a_signal_between_checkpoints_saves_the_step(tmp_path):
     assert result(resume(tmp_path / "run")) == result(train(tmp_path / "whole", checkpoint_every=0, log_every=1))
 
 
+@pytest.mark.parametrize("call", [1, 4, 6])
+def test_a_signal_breaks_off_an_evaluation(whole, tmp_path, monkeypatch, call):
+    "Two sets are scored at steps 8, 16 and 24; what was broken off is done when the run goes on."
+    calls = []
+    def slow(model, puzzles, **options):
+        calls.append(model.training)
+        if len(calls) == call:
+            os.kill(os.getpid(), signal.SIGTERM)
+            raise AssertionError("went on after the signal")
+        return evaluate(model, puzzles, **options)
+    with monkeypatch.context() as m, pytest.raises(SystemExit, match="saved in"):
+        m.setattr("hrm_nb.training.evaluate", slow)
+        train(tmp_path / "run")
+    run = Run(tmp_path / "run")
+    assert run.history.step.iloc[-1] == run.checkpoints.step.max() == 8 * math.ceil(call / 2) and calls == [False] * call
+    assert result(resume(run.path)) == result(whole)
+
+
+def test_checkpoints_by_the_clock(tmp_path, monkeypatch):
+    "Without a number of steps one is written every so many seconds; a run killed after one goes on to the same bits."
+    plain = train(tmp_path / "plain", checkpoint_every=0, log_every=5)
+    assert plain.checkpoints.name.tolist() == ["best", "final"]
+    monkeypatch.setattr("hrm_nb.training._SECURE_S", 0)
+    with pytest.raises(RuntimeError): train(tmp_path / "killed", [At(14, lambda t: fail())], checkpoint_every=0, log_every=5)
+    assert Run(tmp_path / "killed").checkpoints.step.max() == 13
+    assert result(resume(tmp_path / "killed")) == result(plain)
+
+
+def fail(): raise RuntimeError
+
+
 def test_resume_between_two_rows_of_the_history(tmp_path):
     whole = train(tmp_path / "whole", log_every=5)
     with pytest.raises(SystemExit): train(tmp_path / "run", [At(13, lambda t: os.kill(os.getpid(), signal.SIGTERM))], log_every=5)
