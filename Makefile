@@ -1,6 +1,6 @@
 # make report   set up, run the experiment, write figures/*.png and report.html
 # make test     set up, then every check there is
-# make lab      open JupyterLab
+# make lab      open JupyterLab; LAB=... options for it, e.g. LAB=--allow-root
 # PYTHON=...    the interpreter to start from (3.11 or newer); VENV=... the virtual environment to use or make
 
 PYTHON ?= python3
@@ -27,7 +27,7 @@ test: setup
 	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pytest
 
 lab: setup
-	@$(BIN)/jupyter lab --notebook-dir=nbs
+	@$(BIN)/jupyter lab $(LAB) nbs/index.ipynb
 
 readme: setup
 	@$(BIN)/python tools/readme.py

@@ -515,7 +515,9 @@ def data_roots() -> list[Path]:
 
 def data_path(name:str, # folder or file below a data root, e.g. "maze-30x30-hard-1k"
               ) -> Path: # the first that exists
-    "Where a data set lies. Raises FileNotFoundError naming every place that was searched."
+    "Where a data set lies. Raises FileNotFoundError naming every place that was searched, NotADirectoryError where HRM_NB_DATA names no folder."
+    named = os.environ.get("HRM_NB_DATA")
+    if named and not Path(named).is_dir(): raise NotADirectoryError(f"HRM_NB_DATA is {named}, which is no folder; allowed is the folder that holds the data sets")
     roots = data_roots()
     for root in roots:
         if (root / name).exists(): return root / name
@@ -588,7 +590,7 @@ def hub_file(repo:str, # data set repository, e.g. "sapientinc/sudoku-extreme"
     try: return Path(hf_hub_download(repo, name, repo_type="dataset"))
     except Exception as e:  # the hub's client raises dozens of unrelated types; all mean "no file"
         raise OSError(f"{repo}/{name}: could not be downloaded ({type(e).__name__}). Without a network, put a copy into a folder "
-                      "named by HRM_NB_DATA, or use the generators (sudoku.generate, maze.generate)") from None
+                      "named by HRM_NB_DATA, or make puzzles: sudoku.generate, maze.generate, on the command line --data.name generate") from None
 
 # %% ../nbs/00_puzzles.ipynb #bb9ac10f
 def epoch_batches(puzzles:PuzzleSet, # the set to draw from

@@ -170,7 +170,7 @@ def create_run(path, # the folder, new or empty
                ) -> Run:
     "A fresh run folder. Raises FileExistsError where one already holds a run."
     path = Path(path)
-    if (path / "config.json").exists(): raise FileExistsError(f"{path}: already holds a run; choose another folder, or resume it")
+    if (path / "config.json").exists(): raise FileExistsError(f"{path}: already holds a run; choose another folder, resume it or delete it")
     if path.exists() and (not path.is_dir() or any(p.name not in (".lock", "environment.json") for p in path.iterdir())):
         raise FileExistsError(f"{path}: exists and is not an empty folder; a run needs a folder of its own")
     write_json(path / "environment.json", environment)
@@ -304,7 +304,7 @@ def newest_checkpoint(run:Run) -> tuple: # as `load_checkpoint`, and the list of
     for folder in reversed(_step_folders(run)):
         try: return (*load_checkpoint(folder), damaged)
         except (ValueError, OSError) as e: damaged.append(str(e))
-    raise ValueError(f"{run.path}: nothing to resume from; " + ("; ".join(damaged) or "no checkpoint was written"))
+    raise ValueError(f"{run.path}: nothing to resume from; " + ("; ".join(damaged) or "no checkpoint was written yet; delete the folder to start it again"))
 
 # %% ../nbs/21_runs.ipynb #b7796013
 _PREFIXES = ("_orig_mod.", "module.", "model.", "inner.")

@@ -1,4 +1,5 @@
 """README.md from nbs/index.ipynb: `readme.py` writes it, `readme.py --check` only compares."""
+import posixpath
 import re
 import sys
 from pathlib import Path
@@ -20,6 +21,7 @@ def readme() -> str:
     nb.metadata["language_info"] = {"name": "python"}
     text, _ = MarkdownExporter().from_notebook_node(nb)
     text = re.sub(r"```\w*\s*```\n*", "", text)
+    text = re.sub(r"\]\((?![a-z]+:|#)([^)]+)\)", lambda link: f"]({posixpath.normpath('nbs/' + link[1])})", text)  # the notebook's links start in nbs/
     return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
 
 

@@ -25,4 +25,5 @@ if ! "$venv/bin/python" -c "$torch" 2>/dev/null; then
 fi
 echo "installing the pinned packages"
 pip install -q -c constraints.txt "setuptools" "wheel"
-pip install -q -c constraints.txt --no-build-isolation -e '.[dev]'
+# compat: a path entry, behind which a clone folder that is called hrm_nb as well cannot hide the package
+pip install -q -c constraints.txt --no-build-isolation --use-pep517 --config-settings editable_mode=compat -e '.[dev]'
