@@ -204,6 +204,10 @@ def main(argv:list[str]|None=None) -> None:
     except KeyboardInterrupt as e:
         print(f"hrm-nb: {e}", file=sys.stderr)
         raise SystemExit(130)
+    except SystemExit as e:                                                     # with a sentence: terminated
+        if not isinstance(e.code, str): raise
+        print(f"hrm-nb: {e.code}", file=sys.stderr)
+        raise SystemExit(143)
     except (ValueError, OSError, ImportError) as e:
         print(f"hrm-nb: {e}", file=sys.stderr)
         raise SystemExit(2)

@@ -104,7 +104,7 @@ def pick_device(name:str="auto") -> torch.device:
     "A device by name; auto takes CUDA, then Apple's, then the CPU."
     if name == "auto": name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try: torch.empty(1, device=name)
-    except (RuntimeError, AssertionError) as e: raise ValueError(f"device {name!r} is not there ({str(e).splitlines()[0]}); allowed are auto, cpu, cuda, mps") from None
+    except (RuntimeError, AssertionError) as e: raise ValueError(f"device {name!r} is not there; allowed are auto, cpu, cuda, mps, where this machine has them ({str(e).splitlines()[0]:.80})") from None
     return torch.device(name)
 
 
@@ -270,7 +270,9 @@ def _total(sums, world_size):
 
 def _restore(self, model:dict, training:dict, state:dict, averaged:dict|None) -> None:
     "Put the trainer where `state` was taken."
-    self.model.load_state_dict(model)
+    try: self.model.load_state_dict(model)
+    except RuntimeError as e:
+        raise ValueError(f"the checkpoint is of another model than the configured one ({str(e).splitlines()[-1].strip()}); allowed is the configuration it was written under") from None
     for i, (name, p) in enumerate(self.model.named_parameters()):
         kept = {k.split(".")[1]: v for k, v in training.items() if k.startswith("optimizer.") and k.split(".", 2)[2] == name}
         self.optimizer.state[p] = {k: v.clone() if k == "step" else v.to(self.device) for k, v in kept.items()}
@@ -519,6 +521,9 @@ def _loop(recorder) -> Run:
         except _Interrupted:
             if recorder.saved != t.step: recorder.checkpoint()
             signals.leave(recorder.run.path)
+        finally:
+            for cb in recorder.callbacks:
+                if isinstance(cb, ProgressCB): cb.on_end(t)                      # what is printed next begins its own line
         recorder.finish()
     return recorder.run
 

@@ -227,7 +227,7 @@ def test_a_signal_breaks_off_an_evaluation(whole, tmp_path, monkeypatch, call):
 def test_checkpoints_by_the_clock(tmp_path, monkeypatch):
     "Without a number of steps one is written every so many seconds; a run killed after one goes on to the same bits."
     plain = train(tmp_path / "plain", checkpoint_every=0, log_every=5)
-    assert plain.checkpoints.name.tolist() == ["best", "final"]
+    assert plain.checkpoints.name.tolist() == ["best", "final"] and result(resume(plain.path)) == result(plain)  # finished: nothing to do
     monkeypatch.setattr("hrm_nb.training._SECURE_S", 0)
     with pytest.raises(RuntimeError): train(tmp_path / "killed", [At(14, lambda t: fail())], checkpoint_every=0, log_every=5)
     assert Run(tmp_path / "killed").checkpoints.step.max() == 13
@@ -527,6 +527,15 @@ def test_resume_of_something_else(whole, tmp_path):
     with pytest.raises(FileNotFoundError, match="no run here"): resume(tmp_path)
     assert {f: f.read_bytes() for f in whole.path.rglob("*") if f.is_file()} == before
     resume(whole.path, train=puzzles(), test=puzzles(24, seed=2), config=SETTINGS)  # the same, passed on, is welcome
+
+
+def test_a_configuration_that_was_changed(whole, tmp_path):
+    path = tmp_path / "run"
+    shutil.copytree(whole.path, path); shutil.rmtree(path / "checkpoints" / "final")
+    config = json.loads((path / "config.json").read_text())
+    config["model"]["hidden_size"] = 64
+    (path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="checkpoint is of another model than the configured one .*size mismatch"): resume(path)
 
 
 def test_a_stored_set_that_was_changed(whole, tmp_path):
