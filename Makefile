@@ -27,7 +27,7 @@ test: setup
 	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pytest
 
 lab: setup
-	@$(BIN)/jupyter lab $(LAB) nbs/index.ipynb
+	@$(BIN)/jupyter lab --notebook-dir=. --LabApp.default_url=/lab/tree/nbs/index.ipynb $(LAB)
 
 readme: setup
 	@$(BIN)/python tools/readme.py
