@@ -442,7 +442,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                  'hrm_nb.training._Signals.leave': ('training.html#_signals.leave', 'hrm_nb/training.py'),
                                  'hrm_nb.training._advance': ('training.html#_advance', 'hrm_nb/training.py'),
                                  'hrm_nb.training._after_step': ('training.html#_after_step', 'hrm_nb/training.py'),
-                                 'hrm_nb.training._agree': ('training.html#_agree', 'hrm_nb/training.py'),
                                  'hrm_nb.training._agreed': ('training.html#_agreed', 'hrm_nb/training.py'),
                                  'hrm_nb.training._check_train_config': ('training.html#_check_train_config', 'hrm_nb/training.py'),
                                  'hrm_nb.training._check_type': ('training.html#_check_type', 'hrm_nb/training.py'),

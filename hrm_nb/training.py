@@ -439,14 +439,8 @@ def _complete_row(self) -> None:
         write_history(self.run, self.rows); self.written = time.monotonic()
     if self.unscored and t.rank == 0: self.score(row)
     self.unscored = False
-    if t.world_size > 1: t.stopped = _agree(t.stopped)
+    t.stopped = _agreed(t.stopped, t.world_size)
     for cb in self.callbacks: cb.on_log(t, row)
-
-
-def _agree(text):
-    "Rank 0's word."
-    said = [text]; dist.broadcast_object_list(said)
-    return said[0]
 
 
 def _finish(self) -> None:
