@@ -298,7 +298,16 @@ def _split(self, share:float, # share of the groups in the second part, 0..1
     return self.groups(np.sort(order[held:])), self.groups(np.sort(order[:held]))
 
 
-PuzzleSet.take, PuzzleSet.groups, PuzzleSet.split = _take, _groups, _split
+def _sample(self, n:int, # examples; 0, or more than there are = all
+            seed:int, # of the choice
+            ) -> PuzzleSet:
+    "Random examples in their order."
+    if n < 0: raise ValueError(f"{n} examples asked for; allowed are numbers from 0, which is all")
+    if n == 0 or n >= len(self): return self
+    return self.take(np.sort(np.random.default_rng(seed).choice(len(self), n, replace=False)))
+
+
+PuzzleSet.take, PuzzleSet.groups, PuzzleSet.split, PuzzleSet.sample = _take, _groups, _split, _sample
 
 # %% ../nbs/00_puzzles.ipynb #19a10a09
 def input_hashes(puzzles:PuzzleSet, # any set

@@ -86,7 +86,7 @@ class SudokuData:
         from hrm_nb import sudoku
         if self.name == "generate": return sudoku.generate(self.train, seed=self.seed), sudoku.generate(self.test or 1000, seed=self.seed + 1)
         sets = [_local_or_hub(sudoku, self.name, "sudoku-extreme", split) for split in ("train", "test")]
-        return tuple(_choose(p, n, self.seed) for p, n in zip(sets, (self.train, self.test)))
+        return tuple(p.sample(n, self.seed) for p, n in zip(sets, (self.train, self.test)))
 
 
 @dataclass(frozen=True)
@@ -111,11 +111,6 @@ def _local_or_hub(module, name, published, split):
     return module.load(folder, split)
 
 
-def _choose(puzzles, n, seed):
-    "n random examples, all where n is 0."
-    import numpy as np
-    if not n or n >= len(puzzles): return puzzles
-    return puzzles.take(np.sort(np.random.default_rng(seed).choice(len(puzzles), n, replace=False)))
 
 # %% ../nbs/23_recipes.ipynb #cae18c0f
 _ANY = dict(vocab_size=1, seq_len=1)  # the data decides

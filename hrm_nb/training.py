@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from tqdm.auto import tqdm
@@ -342,8 +341,7 @@ class evaluating:
 class _Recorder:
     "Writes what a trainer does into its run folder."
     def __init__(self, trainer, run, held, test, callbacks, progress=False):
-        n, seed = trainer.config.eval_examples, trainer.config.seed
-        if test is not None and 0 < n < len(test): test = test.take(np.sort(np.random.default_rng(seed).choice(len(test), n, replace=False)))
+        if test is not None: test = test.sample(trainer.config.eval_examples, trainer.config.seed)
         self.trainer, self.run, self.held, self.test, self.callbacks, self.progress = trainer, run, held, test, callbacks, progress
         self.rows, self.best, self.waited, self.loss = [], None, 0, []
         self.since, self.busy, self.written, self.saved = trainer.step, 0.0, -math.inf, -1
@@ -456,7 +454,7 @@ def _finish(self) -> None:
 _Recorder.checkpoint, _Recorder.after_step, _Recorder.complete_row, _Recorder.finish = _checkpoint, _after_step, _complete_row, _finish
 
 # %% ../nbs/22_training.ipynb #b8f49711
-class _Interrupted(Exception): "A signal came while nothing would be torn."
+class _Interrupted(Exception): "A signal came and nothing is torn: save and leave."
 
 
 class _Signals:
@@ -510,8 +508,8 @@ def _loop(recorder) -> Run:
                 recorder.after_step()
                 late = not t.config.checkpoint_every and t.rank == 0 and time.monotonic() - recorder.secured > _SECURE_S
                 wish = t.someone(2 if signals.seen else int(late))
+                if wish == 2: raise _Interrupted
                 if wish and recorder.saved != t.step: recorder.checkpoint()
-                if wish == 2: signals.leave(recorder.run.path)
         except _Interrupted:
             if recorder.saved != t.step: recorder.checkpoint()
             signals.leave(recorder.run.path)

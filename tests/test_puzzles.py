@@ -280,3 +280,13 @@ def test_hashes_do_not_depend_on_the_integer_type():
     grid = np.arange(12).reshape(2, 6)
     sets = [PuzzleSet(grid.astype(t), grid.astype(t)) for t in ("u1", "i2", "<i4", ">i4", "i8")]
     assert len({s.hash for s in sets}) == 1 and len({input_hashes(s).tobytes() for s in sets}) == 1
+
+
+def test_a_sample_is_drawn_by_its_seed():
+    whole = patterns.make(30, size=3, seed=0)
+    part = whole.sample(7, seed=1)
+    where = [input_hashes(whole).tolist().index(h) for h in input_hashes(part).tolist()]
+    assert len(part) == 7 and where == sorted(set(where)) and (part.labels == whole.labels[where]).all()
+    assert part.hash == whole.sample(7, seed=1).hash != whole.sample(7, seed=2).hash
+    assert whole.sample(0, seed=1) is whole is whole.sample(30, seed=1)
+    with pytest.raises(ValueError, match="-1 examples asked for; allowed are numbers from 0"): whole.sample(-1, seed=0)
