@@ -1,18 +1,26 @@
-# make report   set up, run the experiment, write figures/*.png and report.html
-# make test     set up, then every check there is
-# make lab      open JupyterLab; LAB=... options for it, e.g. LAB=--allow-root
-# PYTHON=...    the interpreter to start from (3.11 or newer); VENV=... the virtual environment to use or make
+# make report      set up, run the experiment, write figures/*.png and report.html
+# make test        set up, then every check there is; make test-slow: those marked slow too
+# make check       seconds: ruff, mypy and the habits of notebooks and rooms
+# make export      package and README from the notebooks, notebooks cleaned
+# make docs        all notebooks as a site in _docs/, with search; open _docs/index.html
+# make lab         open JupyterLab; LAB=... options for it, e.g. LAB=--allow-root
+# PYTHON=...       the interpreter to start from (3.11 or newer); VENV=... the virtual environment to use or make
+# TESTS=...        what pytest is given, e.g. TESTS="--lf" or TESTS="tests/test_maze.py -k path"; WORKERS=... how many processes
 
-PYTHON ?= python3
-VENV   ?= .venv
-BIN    := $(VENV)/bin
-STAMP  := $(VENV)/.hrm_nb_installed
+PYTHON  ?= python3
+VENV    ?= .venv
+WORKERS ?= 2
+BIN     := $(VENV)/bin
+STAMP   := $(VENV)/.hrm_nb_installed
+PYTEST  := PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --durations=12
+# Threads that wait for each other do so asleep: awake they take the cores from the ones they wait for.
+export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup report test lab readme clean
+.PHONY: help setup report test test-slow check export docs lab readme clean
 
 help:
-	@sed -n 's/^# //p' Makefile
+	@sed -n 's/^# make/make/p; s/^# \([A-Z]*=\)/\1/p' Makefile
 
 setup: $(STAMP)
 
@@ -24,7 +32,19 @@ report: setup
 	@$(BIN)/hrm-nb report
 
 test: setup
-	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pytest
+	@$(PYTEST) $(TESTS)
+
+test-slow: setup
+	@$(PYTEST) -m "" $(TESTS)
+
+check: setup
+	@s=0; for c in "ruff check --quiet --output-format concise" mypy "python tools/habits.py"; do $(BIN)/$$c || s=1; done; exit $$s
+
+export: setup
+	@$(BIN)/nbdev_export && $(BIN)/nbdev_clean && $(BIN)/python tools/readme.py
+
+docs: setup
+	@$(BIN)/python tools/docs.py
 
 lab: setup
 	@$(BIN)/jupyter lab --notebook-dir=. --LabApp.default_url=/lab/tree/nbs/index.ipynb $(LAB)
@@ -33,4 +53,4 @@ readme: setup
 	@$(BIN)/python tools/readme.py
 
 clean:
-	rm -rf $(VENV) runs report.html build dist *.egg-info
+	rm -rf $(VENV) runs report.html build dist *.egg-info _docs _proc .mypy_cache .ruff_cache .pytest_cache

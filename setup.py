@@ -8,13 +8,14 @@ here = Path(__file__).parent
 ini = ConfigParser(delimiters=["="], interpolation=None)
 ini.read(here / "settings.ini", encoding="utf-8")
 cfg = ini["DEFAULT"]
-extras = {name: cfg[f"{name}_requirements"].split() for name in ("hub", "arc", "gpu", "sweep", "notebook")}
+extras = {name: cfg[f"{name}_requirements"].split() for name in ("hub", "arc", "gpu", "sweep", "notebook", "docs")}
 extras["dev"] = [*cfg["dev_requirements"].split(), *(r for reqs in extras.values() for r in reqs)]
 
 setup(
     name=cfg["lib_name"], version=cfg["version"], description=cfg["description"], license="Apache-2.0",
     long_description=(here / "README.md").read_text(encoding="utf-8"), long_description_content_type="text/markdown",
     author=cfg["author"], keywords=cfg["keywords"], python_requires=">=" + cfg["min_python"],
-    packages=find_packages(include=["hrm_nb", "hrm_nb.*"]), install_requires=cfg["requirements"].split(), extras_require=extras,
-    entry_points={"console_scripts": cfg["console_scripts"].split(), "nbdev": ["hrm_nb=hrm_nb._modidx:d"]}, zip_safe=False,
+    packages=find_packages(include=["hrm_nb", "hrm_nb.*"]),
+    install_requires=cfg["requirements"].split(), extras_require=extras, zip_safe=False,
+    entry_points={"console_scripts": cfg["console_scripts"].split(), "nbdev": ["hrm_nb=hrm_nb._modidx:d"]},
 )

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SHORT', 'keep_freed_memory', 'trunc_normal', 'linear', 'rounded', 'rms_norm', 'rotary_tables', 'rotate', 'attention',
-           'swiglu_width', 'swiglu', 'Linear', 'Weights', 'block']
+           'swiglu', 'swiglu_width', 'Linear', 'Weights', 'block']
 
 # %% ../nbs/10_layers.ipynb #8dea9307
 import ctypes, functools, math, os, platform
@@ -16,11 +16,12 @@ from torch import Tensor, nn
 # %% ../nbs/10_layers.ipynb #4962a474
 @functools.cache
 def keep_freed_memory() -> bool: # whether it was arranged
-    "Have glibc reuse freed memory rather than return it; nothing happens elsewhere, or where the user has set glibc's own variables."
-    if any(name in os.environ for name in ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES")): return False
+    "Have glibc reuse freed memory; nothing happens elsewhere, or where the user has set glibc's own variables."
+    set_by_user = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES")
+    if any(name in os.environ for name in set_by_user): return False
     try: mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError): return False                # macOS, Windows, musl
-    M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3                              # malloc.h; mmap is for blocks above its threshold
+    M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3                              # malloc.h; mmap: for blocks above it
     return bool(mallopt(M_TRIM_THRESHOLD, 2 ** 30) and mallopt(M_MMAP_THRESHOLD, 2 ** 25))
 
 # %% ../nbs/10_layers.ipynb #457bf83d
@@ -34,8 +35,10 @@ def trunc_normal(*shape:int, # of the tensor
     "Normal numbers cut at two standard deviations and scaled so that `std` is what they have."
     return nn.init.trunc_normal_(torch.empty(*shape), 0, 1, -2, 2, generator=generator).mul_(std / _CUT_STD)
 
-# %% ../nbs/10_layers.ipynb #890ef4f7
-_WIDEN = platform.machine().lower() in ("x86_64", "amd64") and torch.backends.cpu.get_cpu_capability() in ("DEFAULT", "AVX2")  # no bfloat16 arithmetic
+# %% ../nbs/10_layers.ipynb #498bef00
+# No bfloat16 arithmetic on this processor. Read once: inside `linear` torch.compile would have to trace it.
+_WIDEN = (platform.machine().lower() in ("x86_64", "amd64")
+          and torch.backends.cpu.get_cpu_capability() in ("DEFAULT", "AVX2"))
 
 
 def linear(x:Tensor, # (..., n_in)
@@ -46,7 +49,7 @@ def linear(x:Tensor, # (..., n_in)
     if not (_WIDEN and x.dtype == torch.bfloat16 and x.device.type == "cpu"): return F.linear(x, weight, bias)
     return F.linear(x.float(), weight.float(), None if bias is None else bias.float()).to(x.dtype)
 
-
+# %% ../nbs/10_layers.ipynb #4b6c1c81
 def rounded(weight:Tensor, # float32
             dtype:torch.dtype, # of the activations it meets
             ) -> Tensor: # in that type; rounded to it and still float32 where `linear` would widen it at each use
@@ -61,17 +64,17 @@ def rms_norm(x:Tensor, # (..., D)
     "Divide by the root mean square over the last dimension."
     return F.rms_norm(x.float(), x.shape[-1:], eps=eps).to(x.dtype)
 
-# %% ../nbs/10_layers.ipynb #a3d91974
+# %% ../nbs/10_layers.ipynb #f15006e8
 def rotary_tables(length:int, # positions 0..length-1
                   head_dim:int, # channels of a head, even
                   base:float=10000.0, # the slowest turn is about one in base * 2 pi positions
                   ) -> tuple[Tensor, Tensor]: # cos, sin (length, head_dim), float32; the first half of sin is negative
     "The rotation of every position and channel: t * cos + (t with its halves exchanged) * sin."
-    inverse = 1 / base ** (torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)  # as published, to the last bit
+    inverse = 1 / base ** (torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)  # as published, to the bit
     angle = torch.outer(torch.arange(length, dtype=torch.float32), inverse)
     return torch.cat((angle.cos(), angle.cos()), -1), torch.cat((-angle.sin(), angle.sin()), -1)
 
-
+# %% ../nbs/10_layers.ipynb #8b91071f
 def rotate(t:Tensor, # (B, n, L, head_dim) queries or keys
            rope:tuple[Tensor, Tensor], # cos, sin (L, head_dim), from `rotary_tables`
            ) -> Tensor: # as t
@@ -80,7 +83,7 @@ def rotate(t:Tensor, # (B, n, L, head_dim) queries or keys
     wide = t.float()
     return (wide * cos + wide.roll(t.shape[-1] // 2, -1) * sin).to(t.dtype)
 
-# %% ../nbs/10_layers.ipynb #f15006e8
+# %% ../nbs/10_layers.ipynb #15ee056a
 SHORT = 64  # tokens up to which a CPU takes the plain products
 
 
@@ -95,21 +98,14 @@ def attention(x:Tensor, # (B, L, D)
     B, L, D = x.shape
     qkv = linear(x, w_qkv).view(B, L, 3 * heads, D // heads)
     if x.device.type == "cpu" and x.dtype in (torch.bfloat16, torch.float16): qkv = qkv.float()
-    qk, v = [t.transpose(1, 2) for t in qkv.split((2 * heads, heads), 2)]    # (B, 2 heads, L, head_dim), (B, heads, L, head_dim)
+    qk, v = [t.transpose(1, 2) for t in qkv.split((2 * heads, heads), 2)]    # (B, 2 heads, L, d), (B, heads, L, d)
     q, k = (qk if rope is None else rotate(qk, rope)).chunk(2, 1)
     if queries is not None: q = q[:, :, :queries]
     if x.device.type == "cpu" and L <= SHORT: out = ((q * (D // heads) ** -.5) @ k.transpose(-1, -2)).softmax(-1) @ v
     else: out = F.scaled_dot_product_attention(q, k, v)
     return linear(out.transpose(1, 2).reshape(B, -1, D).to(x.dtype), w_o)
 
-# %% ../nbs/10_layers.ipynb #ed6f4355
-def swiglu_width(width:int, # D
-                 expansion:float, # of the equivalent plain MLP
-                 ) -> int: # inner width
-    "Inner width of a SwiGLU, in whole multiples of 256."
-    return math.ceil(round(expansion * width * 2 / 3) / 256) * 256
-
-
+# %% ../nbs/10_layers.ipynb #8abc286e
 def swiglu(x:Tensor, # (..., D)
            w_gate_up:Tensor, # (2 inner, D), gate first
            w_down:Tensor, # (D, inner)
@@ -118,32 +114,50 @@ def swiglu(x:Tensor, # (..., D)
     gate, up = linear(x, w_gate_up).chunk(2, -1)
     return linear(F.silu(gate) * up, w_down)
 
-# %% ../nbs/10_layers.ipynb #312ca323
+# %% ../nbs/10_layers.ipynb #fa74867c
+def swiglu_width(width:int, # D
+                 expansion:float, # of the equivalent plain MLP
+                 ) -> int: # inner width
+    "Inner width of a SwiGLU, in whole multiples of 256."
+    return math.ceil(round(expansion * width * 2 / 3) / 256) * 256
+
+# %% ../nbs/10_layers.ipynb #24352ac4
 class Linear(nn.Module):
     "A weight matrix and perhaps a bias; who uses it casts it."
-    def __init__(self, n_in:int, n_out:int, generator:torch.Generator, bias:bool=False):
+    def __init__(self,
+                 n_in:int, # channels that come in
+                 n_out:int, # channels that go out
+                 generator:torch.Generator, # source of the initial weights
+                 bias:bool=False, # also a bias, initially 0
+                 ):
         super().__init__()
         self.weight = nn.Parameter(trunc_normal(n_out, n_in, std=n_in ** -.5, generator=generator))
         if bias: self.bias = nn.Parameter(torch.zeros(n_out))
 
-
+# %% ../nbs/10_layers.ipynb #335ff94c
 class Weights(nn.Module):
     "The weights of one block, named as published."
-    def __init__(self, width:int, expansion:float, generator:torch.Generator, length:int|None=None):
+    def __init__(self,
+                 width:int, # D
+                 expansion:float, # of the SwiGLU
+                 generator:torch.Generator, # source of the initial weights
+                 length:int|None=None, # L, of a block that mixes positions by `mlp_t`; None = by attention
+                 ):
         super().__init__()
+        def make(n_in, n_out): return Linear(n_in, n_out, generator)
         inner = swiglu_width(width, expansion)
         if length is None:
-            self.self_attn = nn.ModuleDict({"qkv_proj": Linear(width, 3 * width, generator), "o_proj": Linear(width, width, generator)})
+            self.self_attn = nn.ModuleDict({"qkv_proj": make(width, 3 * width), "o_proj": make(width, width)})
         else:
             inner_t = swiglu_width(length, expansion)
-            self.mlp_t = nn.ModuleDict({"gate_up_proj": Linear(length, 2 * inner_t, generator), "down_proj": Linear(inner_t, length, generator)})
-        self.mlp = nn.ModuleDict({"gate_up_proj": Linear(width, 2 * inner, generator), "down_proj": Linear(inner, width, generator)})
+            self.mlp_t = nn.ModuleDict({"gate_up_proj": make(length, 2 * inner_t), "down_proj": make(inner_t, length)})
+        self.mlp = nn.ModuleDict({"gate_up_proj": make(width, 2 * inner), "down_proj": make(inner, width)})
 
     def cast(self, dtype:torch.dtype) -> tuple[Tensor, ...]:
         "(mixing in, mixing out, gate and up, down), in the type they are used in."
         return tuple(rounded(p, dtype) for p in self.parameters())
 
-
+# %% ../nbs/10_layers.ipynb #26726d7b
 def block(x:Tensor, # (B, L, D)
           weights:tuple[Tensor, ...], # from `Weights.cast`
           heads:int, # attention heads; 0 = the block mixes positions by `mlp_t`

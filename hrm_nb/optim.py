@@ -11,11 +11,35 @@ import math
 import torch
 from torch import Tensor, nn
 
-# %% ../nbs/13_optim.ipynb #2d34a1bc
+# %% ../nbs/13_optim.ipynb #35b975e4
+def _atan2_update(params:list[Tensor], # changed in place
+                  grads:list[Tensor], # of each
+                  states:list[dict[str, Tensor]], # step, exp_avg and exp_avg_sq of each, changed in place
+                  lr:float,
+                  betas:tuple[float, float],
+                  weight_decay:float,
+                  ) -> None:
+    "The formula, over all parameters at once."
+    b1, b2 = betas
+    m, v = [s["exp_avg"] for s in states], [s["exp_avg_sq"] for s in states]
+    t = [s["step"].item() for s in states]                                   # each its own: some may have joined later
+    torch._foreach_lerp_(m, grads, 1 - b1)
+    torch._foreach_mul_(v, b2)
+    torch._foreach_addcmul_(v, grads, grads, 1 - b2)
+    root = torch._foreach_sqrt(torch._foreach_div(v, [1 - b2 ** n for n in t]))
+    angle = [torch.atan2(a, b) for a, b in zip(torch._foreach_div(m, [1 - b1 ** n for n in t]), root)]
+    if weight_decay: torch._foreach_mul_(params, 1 - lr * weight_decay)
+    torch._foreach_add_(params, angle, alpha=-lr)
+
+# %% ../nbs/13_optim.ipynb #989a60fa
 class AdamATan2(torch.optim.Optimizer):
     "Adam with atan2(m, sqrt(v)) in place of m / (sqrt(v) + eps)."
-    def __init__(self, params, # parameters or groups
-                 lr:float=1e-3, betas:tuple[float, float]=(0.9, 0.95), weight_decay:float=0.0):
+    def __init__(self,
+                 params, # parameters or groups
+                 lr:float=1e-3, # learning rate; a step is at most pi / 2 times as long
+                 betas:tuple[float, float]=(0.9, 0.95), # share of the old means that an update keeps
+                 weight_decay:float=0.0, # every parameter shrinks by lr * weight_decay of itself
+                 ):
         super().__init__(params, dict(lr=lr, betas=betas, weight_decay=weight_decay))
 
     @torch.no_grad()
@@ -23,30 +47,21 @@ class AdamATan2(torch.optim.Optimizer):
         "Update every parameter that has a gradient."
         for group in self.param_groups:
             params = [p for p in group["params"] if p.grad is not None]
-            for p in params:
-                if not self.state[p]: self.state[p].update(step=torch.tensor(0.0), exp_avg=torch.zeros_like(p), exp_avg_sq=torch.zeros_like(p))
-                self.state[p]["step"] += 1
-            if params: _atan2_update(params, [self.state[p] for p in params], group["lr"], group["betas"], group["weight_decay"])
+            states = [self.state[p] for p in params]
+            for p, state in zip(params, states):
+                if not state:
+                    state.update(step=torch.tensor(0.0), exp_avg=torch.zeros_like(p), exp_avg_sq=torch.zeros_like(p))
+                state["step"] += 1
+            grads = [p.grad for p in params]
+            if params: _atan2_update(params, grads, states, group["lr"], group["betas"], group["weight_decay"])
 
-
-def _atan2_update(params, states, lr, betas, weight_decay):
-    "The formula, over all parameters at once."
-    grads, (b1, b2) = [p.grad for p in params], betas
-    m, v, t = [s["exp_avg"] for s in states], [s["exp_avg_sq"] for s in states], states[0]["step"].item()
-    torch._foreach_lerp_(m, grads, 1 - b1)
-    torch._foreach_mul_(v, b2)
-    torch._foreach_addcmul_(v, grads, grads, 1 - b2)
-    root = torch._foreach_sqrt(torch._foreach_div(v, 1 - b2 ** t))
-    angle = [torch.atan2(a, b) for a, b in zip(torch._foreach_div(m, 1 - b1 ** t), root)]
-    if weight_decay: torch._foreach_mul_(params, 1 - lr * weight_decay)
-    torch._foreach_add_(params, angle, alpha=-lr)
-
-# %% ../nbs/13_optim.ipynb #989a60fa
+# %% ../nbs/13_optim.ipynb #24af9ec0
 @torch.no_grad()
 def sign_sgd_(table:Tensor, # (identifiers, width) the puzzle table, changed in place
               identifiers:Tensor, # (B,) whose rows were used
               grad:Tensor, # (B, width) gradient of each used row
-              lr:float, weight_decay:float=0.0,
+              lr:float, # how far each number of a used row moves
+              weight_decay:float=0.0, # used rows shrink by lr * weight_decay of themselves
               ) -> None:
     "Sign-SGD on just the rows in use: row * (1 - lr wd) - lr sign(summed gradient)."
     first = (identifiers[:, None] == identifiers).byte().argmax(1)           # (B,) where each identifier occurs first
@@ -65,35 +80,56 @@ def learning_rate(t:int, # number of the update, from 1
     done = min(1.0, (t - warmup) / max(1, total - warmup))
     return peak * (min_ratio + (1 - min_ratio) * (1 + math.cos(math.pi * done)) / 2)
 
-# %% ../nbs/13_optim.ipynb #e44d604d
+# %% ../nbs/13_optim.ipynb #39616faf
+def _present_share(decay:float, # 0 to 1
+                   t:int, # number of the update, from 1
+                   ) -> float:
+    "How much of the corrected average after update t are the present weights: (1 - decay) / (1 - decay ** t)."
+    return (1 - decay) / (1 - decay ** t) if decay < 1 else 1 / t            # the limit: the plain mean of all
+
+# %% ../nbs/13_optim.ipynb #56cf2915
 class EMA:
     "An exponential moving average of a model's parameters."
-    def __init__(self, model:nn.Module, decay:float=0.999):
-        self.decay, self.model = decay, model
+    def __init__(self,
+                 model:nn.Module, # whose parameters are averaged; until the first update the average is these
+                 decay:float=0.999, # share of the old average that an update keeps
+                 corrected:bool=True, # leave the initial weights out; False = start from them, as published
+                 ):
+        if not 0 <= decay <= 1: raise ValueError(f"decay is {decay}; allowed is 0 to 1")
+        self.model, self.decay, self.corrected = model, decay, corrected
+        self.updates = 0                                                     # so far; a resumed run sets it
         self.shadow = [p.detach().clone() for p in model.parameters()]
 
     @torch.no_grad()
-    def update(self):
+    def update(self) -> None:
         "Move towards the present weights."
-        torch._foreach_lerp_(self.shadow, [p.detach() for p in self.model.parameters()], 1 - self.decay)
+        self.updates += 1
+        share = _present_share(self.decay, self.updates) if self.corrected else 1 - self.decay
+        torch._foreach_lerp_(self.shadow, [p.detach() for p in self.model.parameters()], share)
 
     @torch.no_grad()
-    def swap(self):
+    def swap(self) -> None:
         "Exchange the averaged and the present weights; call again to undo."
         for p, s in zip(self.model.parameters(), self.shadow):
-            kept = p.detach().clone(); p.copy_(s); s.copy_(kept)
+            kept = p.detach().clone()
+            p.copy_(s)
+            s.copy_(kept)
 
-# %% ../nbs/13_optim.ipynb #39616faf
+# %% ../nbs/13_optim.ipynb #24825b7a
 OPTIMIZERS = ("adamw", "adam_atan2")
 
 
 def make_optimizer(name:str, # one of OPTIMIZERS
                    params:list, # what to train
-                   lr:float, betas:tuple[float, float], weight_decay:float,
+                   lr:float, # learning rate
+                   betas:tuple[float, float], # share of the old means that an update keeps
+                   weight_decay:float, # every parameter shrinks by lr * weight_decay of itself
                    fused:bool=True, # torch's fused AdamW; False = the plain one, which rounds like the published runs
                    ) -> torch.optim.Optimizer:
     "An optimiser that decays every parameter. AdamW without decay is plain Adam."
-    if name == "adam_atan2": return AdamATan2(params, lr, tuple(betas), weight_decay)
-    if name == "adamw": return torch.optim.AdamW(params, lr, tuple(betas), weight_decay=weight_decay,
-                                                    **(dict(fused=True) if fused else dict(foreach=False)))
+    b1, b2 = betas
+    if name == "adam_atan2": return AdamATan2(params, lr, (b1, b2), weight_decay)
+    if name == "adamw":
+        kernel = dict(fused=True) if fused else dict(foreach=False)
+        return torch.optim.AdamW(params, lr, (b1, b2), weight_decay=weight_decay, **kernel)
     raise ValueError(f"optimizer is {name!r}; allowed are {', '.join(OPTIMIZERS)}")

@@ -1,7 +1,8 @@
 "What several test files share."
 import os
 
-if "PYTEST_XDIST_WORKER" in os.environ: os.environ.setdefault("OMP_NUM_THREADS", "1")  # two workers of two threads each would wait for each other
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # two workers of two threads each would wait for each other
 from pathlib import Path
 
 import pytest
@@ -46,5 +47,6 @@ def one_thread():
 
 
 def pytest_collection_modifyitems(items):
-    "The longest first, so that no worker is left with them at the end: experiments, then the other notebooks."
-    items.sort(key=lambda item: (0 if "experiments" in item.name else 1) if item.originalname == "test_notebook_runs" else 2)
+    "The longest first, so that no worker is left with them at the end: experiments, then the other notebooks and the site."
+    long = ("test_notebook_runs", "test_the_site")
+    items.sort(key=lambda item: 0 if "experiments" in item.name else 1 if item.originalname in long else 2)

@@ -462,3 +462,20 @@ def test_text_and_drawing_show_the_grid_only(sample):
     figure = arc.draw_task(sample["zoom"])
     assert len(figure.axes) == 2 * 5 and [ax.get_title() for ax in figure.axes[:2]] == ["train 0", "train 1"]
     assert arc.ARC.colour(2) == "#000000" and arc.ARC.colour(11) == "#870c25" and arc.ARC.vocab_size == 12 and arc.ARC.seq_len == 900
+
+
+def test_a_wrong_cell_shows_what_was_predicted_and_what_is_right():
+    from matplotlib.colors import to_hex
+    right = arc.encode_pair((np.array([[1]]), np.array([[1, 2], [3, 4]])))[1]
+    drawn = lambda grid: arc.ARC.draw(arc.encode(np.array(grid)), reference=right)
+    ax = drawn([[1, 5], [6, 4]])
+    pixel = lambda row, column: to_hex(ax.images[0].get_array()[row, column])
+    assert [pixel(0, 0), pixel(0, 1), pixel(1, 0), pixel(1, 1)] == [arc.ARC.colour(2 + c) for c in (1, 5, 6, 4)]
+    inset = ax.collections[-1]
+    assert [to_hex(c) for c in inset.get_facecolor()] == [arc.ARC.colour(2 + c) for c in (2, 3)]
+    centres = [tuple((path.vertices.min(0) + path.vertices.max(0)) / 2) for path in inset.get_paths()]
+    assert np.allclose(centres, [(1, 0), (0, 1)])  # (column, row), within the cell and smaller than it
+    assert all((np.ptp(path.vertices, axis=0) < .5).all() for path in inset.get_paths())
+    assert len(drawn([[1, 2], [3, 4]]).collections[-1].get_paths()) == 0
+    narrow = drawn([[1], [3]]).collections[-1]  # a column too few: two colours and three markers are wrong
+    assert [to_hex(c) for c in narrow.get_facecolor()] == [arc.ARC.colour(t) for t in (4, 1, 6, 1, 1)]

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from hrm_nb import cli, training
+from hrm_nb.files import FolderLock
 from hrm_nb.cli import COMMANDS, main
 from hrm_nb.recipes import RECIPES
 from hrm_nb.runs import Run
@@ -123,6 +124,56 @@ def test_torchrun_makes_one_run(trained, tmp_path):
     assert done.returncode and "batch size 15 does not divide over 2 ranks" in done.stderr and len(list((tmp_path / "runs").iterdir())) == 1
 
 
+def test_best_says_what_it_was_chosen_by(trained, tmp_path, capsys):
+    "Where nothing is held out; the recipe holds a tenth out."
+    main(["evaluate", str(trained)])
+    assert "chosen by" not in capsys.readouterr().out
+    main(["train", "copy-increment", "--run", str(tmp_path / "a"), *TINY, "--train.held-out", "0"])
+    main(["evaluate", str(tmp_path / "a")])
+    assert "best: step 12, chosen by training loss, nothing is held out" in capsys.readouterr().out
+
+
+def test_a_domain_of_ones_own(tmp_path, capsys):
+    "Trained in one process; scored and resumed by the command line in another, which is told where the class is."
+    (tmp_path / "mirror.py").write_text(MIRROR)
+    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(Path(cli.__file__).parents[1])]), "OMP_NUM_THREADS": "1"}
+    def python(*argv): return subprocess.run([sys.executable, *map(str, argv)], cwd=tmp_path, capture_output=True, text=True, timeout=120, env=env)
+    done = python("mirror.py")
+    assert done.returncode == 0, done.stderr
+    assert "the domain __main__.MirrorDomain is not loaded" in refused(capsys, "evaluate", tmp_path / "run")
+    main(["evaluate", str(tmp_path / "run"), "--domain", f"{tmp_path / 'mirror.py'}:MirrorDomain"])
+    whole = capsys.readouterr().out
+    assert re.search(r"^count +20$", whole, re.M)
+    import shutil
+    for name in ("final", "step_000012"): shutil.rmtree(tmp_path / "run/checkpoints" / name)
+    assert "is not loaded" in refused(capsys, "resume", tmp_path / "run")
+    main(["resume", str(tmp_path / "run"), "--domain", f"{tmp_path / 'mirror.py'}:MirrorDomain"])
+    main(["evaluate", str(tmp_path / "run"), "--domain", f"{tmp_path / 'mirror.py'}:MirrorDomain", "--checkpoint", "final"])
+    assert capsys.readouterr().out.splitlines()[-13:] == whole.splitlines()[-13:] and (tmp_path / "run/prediction_vs_groundtruth.png").exists()
+
+
+MIRROR = '''
+from dataclasses import dataclass
+import numpy as np
+from hrm_nb.model import Reasoner, ReasonerConfig
+from hrm_nb.puzzles import Domain, PuzzleSet
+from hrm_nb.training import TrainConfig, fit
+
+@dataclass(frozen=True)
+class MirrorDomain(Domain):
+    "Write the word backwards."
+
+def make(n, seed):
+    words = np.random.default_rng(seed).integers(1, 9, (n, 7))
+    return PuzzleSet(words, words[:, ::-1], domain=MirrorDomain("mirror", ("_", *"abcdefgh"), (1, 7)))
+
+if __name__ == "__main__":
+    config = ReasonerConfig.hrm(vocab_size=9, seq_len=7, hidden_size=32, num_heads=4, expansion=2, H_layers=1, L_layers=1, puzzle_emb_ndim=0,
+                                halt_max_steps=2, forward_dtype="float32")
+    fit(Reasoner(config), make(60, 0), make(20, 1), TrainConfig(steps=12, batch_size=16, checkpoint_every=6, held_out=.2, device="cpu"), "run")
+'''
+
+
 def test_runs(trained, capsys):
     main(["runs", str(trained.parent)])
     head, row = capsys.readouterr().out.strip().splitlines()
@@ -154,7 +205,7 @@ def test_ctrl_c_is_one_line_too(tmp_path, capsys, monkeypatch):
 @pytest.mark.parametrize("argv, words", [
     (["fly"], "no command 'fly'; there are train, resume, evaluate"), (["train", "chess"], "no recipe 'chess'; there are copy-increment"),
     (["train", "copy-increment", *TINY, "--train.batch-size", "999"], "larger than the set"),
-    (["train", "copy-increment", *TINY, "--train.device", "cuda:77"], "is not there"), (["train", "copy-increment", "--data.colours", "1"], "colours is 1"),
+    (["train", "copy-increment", *TINY, "--train.device", "cuda:77"], "is not there"),
     (["train", "maze-hard", "--data.name", "no-such-set"], "no data set 'no-such-set'"),
     (["resume", "nowhere"], "nowhere: no run here"), (["evaluate", "nowhere"], "nowhere: no run here"), (["runs", "nowhere"], "no runs below"),
     (["bench", "x"], "no benchmark 'x'"), (["report", "--notebook", "no.ipynb"], "no.ipynb: no such notebook")], ids=lambda v: " ".join(v[:2]) if isinstance(v, list) else "")
@@ -166,6 +217,10 @@ def test_errors_are_one_line(tmp_path, monkeypatch, capsys, argv, words):
 
 def test_errors_about_a_run_are_one_line(trained, capsys, tmp_path):
     assert "already holds a run" in refused(capsys, "train", "copy-increment", "--run", trained, *TINY)
+    assert "train begins with a recipe's name, found '--recipe'" in refused(capsys, "train", "--recipe", "copy-increment")
+    assert "vocab_size is 50, but the data needs 12" in refused(capsys, "train", "copy-increment", "--model.vocab-size", 50, *TINY)
+    assert "threads is 'many'; allowed are whole numbers from 1" in refused(capsys, "runs", "--threads", "many")
+    assert "domain is 'Mirror'; allowed is module:Class or file.py:Class" in refused(capsys, "evaluate", trained, "--domain", "Mirror")
     assert "no checkpoint 7; there are best, final, step_000004" in refused(capsys, "evaluate", trained, "--checkpoint", 7)
     assert "no tag 'colour'; there are" in refused(capsys, "evaluate", trained, "--by", "colour")
     import shutil
@@ -178,7 +233,7 @@ def test_errors_about_a_run_are_one_line(trained, capsys, tmp_path):
 
 
 @pytest.mark.parametrize("option, value, words", [("--model.num-heads", "7", "num_heads is 7"), ("--train.lr", "-1", "lr is -1"),
-                                                  ("--train.optimizer", "lion", "allowed are adamw, adam_atan2")])
+                                                  ("--train.optimizer", "lion", "allowed are adamw, adam_atan2"), ("--data.colours", "1", "colours is 1")])
 def test_settings_that_make_no_sense(option, value, words, capsys):
     "Refused by the configurations while tyro makes them; tyro sets the message in a frame of its own."
     with pytest.raises(SystemExit) as e: main(["train", "copy-increment", option, value])
@@ -213,11 +268,16 @@ def test_watching_a_run(trained, capsys, tmp_path):
     shutil.rmtree(tmp_path / "c/checkpoints/final")
     history = json.loads((tmp_path / "c/training_history.json").read_text())
     (tmp_path / "c/training_history.json").write_text(json.dumps({k: v[:1] for k, v in history.items()}))
-    main(["watch", str(tmp_path / "c"), "--every", "0"])
+    with FolderLock(tmp_path / "c", "training"):                          # as a living process holds it
+        main(["watch", str(tmp_path / "c"), "--every", "0"])
     seen = capsys.readouterr().out
     step = int(history["step"][0]); done = round(40 * step / 12)
     assert f"step {step} of 12 [{'#' * done}{'.' * (40 - done)}]" in seen and "in progress" in seen
+    main(["watch", str(tmp_path / "c")])                                  # nobody is alive: it says so and ends
+    assert "interrupted" in (seen := capsys.readouterr().out) and "in progress" not in seen
     (tmp_path / "c/training_history.json").unlink()
-    main(["watch", str(tmp_path / "c"), "--every", "0"])
+    main(["watch", str(tmp_path / "c")])
+    assert "interrupted before its first row" in capsys.readouterr().out
+    with FolderLock(tmp_path / "c", "training"): main(["watch", str(tmp_path / "c"), "--every", "0"])
     assert "no history yet" in capsys.readouterr().out
     assert "no run here" in refused(capsys, "watch", tmp_path) and "every is -1" in refused(capsys, "watch", trained, "--every", -1)

@@ -329,11 +329,47 @@ def test_text_and_drawing():
     domain, label = maze.domain((3, 5)), maze.parse("S    \no    \nooooG")
     assert domain.text(label) == "S    \no    \nooooG"
     assert maze.domain(1).text([IGNORE]) == "." and "!" in domain.text(label, np.roll(label, 1))
-    prediction = maze.parse("So   \no  # \no ooG")
+    assert not domain.draw(label, reference=label).collections[0].get_paths()  # nothing wrong, no marks
+    plt.close("all")
+
+
+def test_a_wrong_prediction_shows_both_symbols():
+    "Every cell keeps the predicted symbol's colour; a wrong one holds a mark of its kind, the right symbol's colour in its middle."
+    import matplotlib
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+    from matplotlib.colors import to_rgb
+    domain, label, prediction = maze.domain((3, 5)), maze.parse("S    \no    \nooooG"), maze.parse("So   \no  # \no ooo")
     ax = domain.draw(prediction, reference=label)
-    assert ax.get_xlabel() == "missing 1, stray 1, other 1"
-    shown = {tuple(np.round(ax.images[0].get_array()[y, x], 3)) for y, x in ((0, 1), (1, 0), (2, 1))}
-    assert len(shown) == 3  # stray, right and missing path cells look different
+    assert ax.get_xlabel() == "missing 1, stray 1, other 2"
+    cells = ax.images[0].get_array().reshape(-1, 3)
+    np.testing.assert_allclose(cells, [to_rgb(domain.palette[token]) for token in prediction])
+    marks = {}  # cell -> (size, colour) of its patches, the largest first
+    for group in ax.collections:
+        colours = np.resize(group.get_facecolor()[:, :3], (len(group.get_paths()), 3)) if group.get_paths() else []
+        for path, colour in zip(group.get_paths(), colours):
+            box = path.get_extents()
+            x, y = np.round((box.p0 + box.p1) / 2).astype(int)
+            marks.setdefault((y, x), []).append((box.width, tuple(colour)))
+    right = {(0, 1): maze.FREE, (1, 3): maze.FREE, (2, 1): maze.PATH, (2, 4): maze.GOAL}
+    assert marks.keys() == right.keys()
+    for cell, (outer, inner) in marks.items():
+        assert inner[0] < outer[0] <= 1.1
+        np.testing.assert_allclose(inner[1], to_rgb(domain.palette[right[cell]]))
+    stray, wall, missing, goal = [marks[cell][0][1] for cell in right]
+    assert len({stray, wall, missing}) == 3 and wall == goal
+    assert [text.get_text() for text in ax.texts] == ["S", "G"]  # the right ends stay legible
+    plt.close("all")
+
+
+def test_uncounted_cells_get_no_mark():
+    import matplotlib
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+    label = maze.parse("S    \no    \nooooG").astype(np.int16)
+    label[1] = IGNORE
+    ax = maze.domain((3, 5)).draw(maze.parse("So   \no    \nooooG"), reference=label)
+    assert ax.get_xlabel() == "missing 0, stray 0, other 0"
     plt.close("all")
 
 

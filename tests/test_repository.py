@@ -50,15 +50,30 @@ def test_readme_is_what_the_index_makes():
     assert done.returncode == 0, done.stderr
 
 
-def test_imports_run_towards_smaller_numbers():
-    import re
-    order = {re.search(r"#\|\s*default_exp\s+(\w+)", "\n".join(c.source for c in nbformat.read(ROOT / p, 4).cells)).group(1): int(p.name[:2])
-             for p in NOTEBOOKS if p.name[:2].isdigit()}
-    for name, number in order.items():
-        text = (ROOT / "hrm_nb" / f"{name}.py").read_text()
-        used = re.findall(r"from (?:hrm_nb)?\.(\w+) import", text) + [n for line in re.findall(r"from (?:hrm_nb|\.) import ([^\n]+)", text) for n in re.findall(r"\w+", line)]
-        wrong = [u for u in used if u in order and order[u] >= number and u != name]
-        assert not wrong, f"{name} imports {wrong}"
+def code_blocks(markdown):
+    "(language, text) of each fenced block; a fence that opens inside a block or never closes is an error."
+    blocks, language, held = [], None, []
+    for n, line in enumerate(markdown.splitlines(), 1):
+        if not line.startswith("```"): held.append(line)
+        elif language is None: language, held = line[3:].strip(), []
+        else:
+            assert line.strip() == "```", f"line {n}: {line} inside a block of {language or 'text'}"
+            blocks.append((language, "\n".join(held)))
+            language = None
+    assert language is None, "the last block is not closed"
+    return blocks
+
+
+def test_code_blocks_of_the_readme():
+    blocks = code_blocks((ROOT / "README.md").read_text(encoding="utf-8"))
+    assert len(blocks) >= 4
+    assert [b for b in blocks if not b[1].strip() or not b[0]] == []
+
+
+@pytest.mark.parametrize("bad", ["```sh\nmake\n```python\n```", "```sh\nmake"])
+def test_unbalanced_blocks_are_found(bad):
+    with pytest.raises(AssertionError): code_blocks(bad)
+    assert code_blocks("a\n```sh\nmake\n```\n```\n\n```") == [("sh", "make"), ("", "")]
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=str)
@@ -85,7 +100,7 @@ def test_the_full_size_script_trains_in_the_fastest_mode(monkeypatch):
     tool = importlib.util.module_from_spec(spec); spec.loader.exec_module(tool)
     def fake(shape, device, targets, compile=False, cuda_graphs=False):
         if cuda_graphs: raise RuntimeError("no compiler\nmore of it")
-        return [dict(what=f"{shape}: limit", value=.001), dict(what=f"{shape}, with continue target: step, median of 100", value=.02 if compile else .03)]
+        return [dict(figure="limit", value=.001), dict(figure="step", value=.02 if compile else .03)]
     monkeypatch.setattr(tool.bench, "training_step", fake)
     rows, failed, mode = tool.timed("cuda", tool.bench.GPU_MODES)
     assert mode == {"compile": True} and len(rows) == 4

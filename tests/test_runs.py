@@ -16,8 +16,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from hrm_nb import runs as runs_module
-from hrm_nb.runs import (checkpoint_name, create_run, environment, keep_newest, load_checkpoint, load_hub, load_published, load_tensors,
+from hrm_nb import files
+from hrm_nb.runs import (Checkpoint, checkpoint_name, create_run, environment, keep_newest, load_checkpoint, load_hub, load_published, load_tensors,
                          newest_checkpoint, read_json, runs, save_checkpoint, save_model, save_tensors, write_history, write_json)
 
 
@@ -34,7 +34,7 @@ def run(tmp_path, model):
 
 
 def checkpoint(run, step, model, averaged=None):
-    return save_checkpoint(run, step, model.state_dict(), {"x": torch.full((5,), float(step))}, {"step": step}, averaged)
+    return save_checkpoint(run, Checkpoint(step, model.state_dict(), {"x": torch.full((5,), float(step))}, {"step": step}, averaged))
 
 
 def contents(folder): return {str(f.relative_to(folder)): f.read_bytes() for f in sorted(Path(folder).rglob("*")) if f.is_file()}
@@ -45,21 +45,21 @@ def contents(folder): return {str(f.relative_to(folder)): f.read_bytes() for f i
 @pytest.mark.parametrize("files_before", [0, 1, 2])
 def test_a_full_disk_leaves_the_earlier_checkpoint(run, model, monkeypatch, files_before):
     "The space runs out at the first, second or third file of a checkpoint, after part of it was written."
-    before, real_save, calls = contents(run.path), runs_module.save_file, []
+    before, real_save, calls = contents(run.path), files.save_file, []
     def failing(tensors, path, metadata):
         calls.append(path)
         if len(calls) <= files_before: return real_save(tensors, path, metadata)
         Path(path).write_bytes(b"half a file")
         raise OSError(errno.ENOSPC, "No space left on device")
-    monkeypatch.setattr(runs_module, "save_file", failing)
+    monkeypatch.setattr(files, "save_file", failing)
     with pytest.raises(OSError) as e: checkpoint(run, 6, model, averaged=model.state_dict())
     message = str(e.value)
     assert "No space left on device" in message and str(run.path / "checkpoints/step_000006") in message and "\n" not in message
     assert contents(run.path) == before                                   # no part of it remains either
-    assert newest_checkpoint(run)[2]["step"] == 4
+    assert newest_checkpoint(run)[0].step == 4
     monkeypatch.undo()
     checkpoint(run, 6, model)
-    assert newest_checkpoint(run)[2]["step"] == 6
+    assert newest_checkpoint(run)[0].step == 6
 
 
 def test_a_full_disk_leaves_best_and_history(run, model, monkeypatch):
@@ -67,7 +67,7 @@ def test_a_full_disk_leaves_best_and_history(run, model, monkeypatch):
     write_history(run, [dict(step=4, train_loss=1.0)])
     before = contents(run.path)
     def full(*args): raise OSError(errno.ENOSPC, "No space left on device")
-    monkeypatch.setattr(runs_module, "save_file", full)
+    monkeypatch.setattr(files, "save_file", full)
     monkeypatch.setattr(Path, "write_text", full)
     with pytest.raises(OSError, match="best.*No space left on device"): save_model(run, "best", 6, model.state_dict())
     with pytest.raises(OSError, match="training_history.json.*No space left on device"): write_history(run, [])
@@ -141,7 +141,7 @@ def test_an_unwritable_folder(model):
                                       (write_history, (run, []), "training_history.json"), (create_run, (run.path / "new", {}, {}), "new")):
             kind, message = in_child(as_nobody, function, *args)
             assert kind == "OSError" and named in message and "Permission denied" in message and "\n" not in message, (kind, message)
-        assert contents(tmp) == before and newest_checkpoint(run)[2]["step"] == 2
+        assert contents(tmp) == before and newest_checkpoint(run)[0].step == 2
         for f in folders: f.chmod(0o755)
 
 
@@ -161,12 +161,12 @@ def damage(file, how):
 @pytest.mark.parametrize("file", ["model", "training", "averaged"])
 def test_a_damaged_newest_checkpoint_falls_back(run, model, how, file):
     for step in (6, 8): checkpoint(run, step, model, averaged=model.state_dict())
-    assert newest_checkpoint(run)[2]["step"] == 8 and newest_checkpoint(run)[4] == []
+    assert newest_checkpoint(run)[0].step == 8 and newest_checkpoint(run)[1] == []
     damage(run.path / f"checkpoints/step_000008/{file}.safetensors", how)
-    weights, training, state, averaged, passed = newest_checkpoint(run)
-    assert state["step"] == 6 and training["x"].tolist() == [6.] * 5 and averaged is not None
+    newest, passed = newest_checkpoint(run)
+    assert newest.step == newest.state["step"] == 6 and newest.training["x"].tolist() == [6.] * 5 and newest.averaged is not None
     assert len(passed) == 1 and f"step_000008/{file}.safetensors" in passed[0]
-    assert all(torch.equal(v, weights[k]) for k, v in model.state_dict().items())
+    assert all(torch.equal(v, newest.model[k]) for k, v in model.state_dict().items())
 
 
 def test_all_checkpoints_damaged(run):
@@ -213,7 +213,7 @@ def test_the_newest_are_kept(run, model):
 
 def test_a_million_steps(run, model):
     for step in (999_998, 1_000_000): checkpoint(run, step, model)
-    assert newest_checkpoint(run)[2]["step"] == 1_000_000
+    assert newest_checkpoint(run)[0].step == 1_000_000
     keep_newest(run, 1)
     assert run.checkpoints.step.tolist() == [1_000_000]
 
@@ -222,7 +222,7 @@ def test_a_checkpoint_of_averaged_weights(run, model, tiny_model):
     other = tiny_model(seed=5)
     checkpoint(run, 6, model, averaged=other.state_dict())
     assert torch.equal(run.model(6).lm_head.weight, other.lm_head.weight) and torch.equal(run.model(4).lm_head.weight, model.lm_head.weight)
-    assert torch.equal(load_checkpoint(run.path / "checkpoints/step_000006")[0]["lm_head.weight"], model.lm_head.weight)
+    assert torch.equal(load_checkpoint(run.path / "checkpoints/step_000006").model["lm_head.weight"], model.lm_head.weight)
 
 
 def test_a_used_folder_is_refused(run, tmp_path):

@@ -212,7 +212,12 @@ def test_pictures_and_text(made):
         n = box[0] * box[1]
         assert text.count("!") == 2 and len(text.split("\n")) == n + box[1] - 1 and text.split("\n")[0].count("|") == box[0] - 1
         ax = p.domain.draw(wrong, reference=p.labels[0], puzzle=p.inputs[0], title="t")
-        assert len(ax.patches) == 2 and len(ax.texts) == n * n
+        assert len(ax.patches) == 2 and len(ax.texts) == n * n + 2  # a wrong cell shows both digits
+        for x in (0, 1):
+            seen = {t.get_text(): t.get_fontsize() for t in ax.texts if x < t.get_position()[0] < x + 1 and t.get_position()[1] < 1}
+            assert set(seen) == {str(wrong[x] - 1), str(p.labels[0][x] - 1)}
+            assert seen[str(wrong[x] - 1)] > seen[str(p.labels[0][x] - 1)]
+        assert not p.domain.draw(wrong, reference=p.labels[0], symbols=False).texts
         assert sum(t.get_weight() == "bold" for t in ax.texts) == (p.inputs[0] > 1).sum()
         assert len(show(p.domain, p.inputs[:2], p.labels[:2], p.labels[:2]).axes) == 6
     matplotlib.pyplot.close("all")

@@ -22,11 +22,13 @@ import torch
 import torch.distributed as dist
 
 from hrm_nb import patterns
+from hrm_nb import files
 from hrm_nb import runs as runs_module
 from hrm_nb.evaluation import evaluate
 from hrm_nb.model import Reasoner, ReasonerConfig
 from hrm_nb.runs import Run, load_tensors
-from hrm_nb.training import Callback, DivergedError, TrainConfig, Trainer, _Lock, fit, join_ranks, pick_device, resume
+from hrm_nb.files import FolderLock
+from hrm_nb.training import Callback, DivergedError, TrainConfig, Trainer, fit, join_ranks, pick_device, resume
 
 TIMED = ("step_s", "examples_per_s", "memory_mb", "cpu_percent")  # columns that no two runs share
 ARCH = dict(vocab_size=12, seq_len=9, num_puzzle_identifiers=3, puzzle_emb_ndim=32, hidden_size=32, num_heads=4, expansion=2, H_layers=1,
@@ -217,7 +219,7 @@ def test_a_signal_breaks_off_an_evaluation(whole, tmp_path, monkeypatch, call):
             raise AssertionError("went on after the signal")
         return evaluate(model, puzzles, **options)
     with monkeypatch.context() as m, pytest.raises(SystemExit, match="saved in"):
-        m.setattr("hrm_nb.training.evaluate", slow)
+        m.setattr("hrm_nb.callbacks.evaluate", slow)
         train(tmp_path / "run")
     run = Run(tmp_path / "run")
     assert run.history.step.iloc[-1] == run.checkpoints.step.max() == 8 * math.ceil(call / 2) and calls == [False] * call
@@ -228,7 +230,7 @@ def test_checkpoints_by_the_clock(tmp_path, monkeypatch):
     "Without a number of steps one is written every so many seconds; a run killed after one goes on to the same bits."
     plain = train(tmp_path / "plain", checkpoint_every=0, log_every=5)
     assert plain.checkpoints.name.tolist() == ["best", "final"] and result(resume(plain.path)) == result(plain)  # finished: nothing to do
-    monkeypatch.setattr("hrm_nb.training._SECURE_S", 0)
+    monkeypatch.setattr("hrm_nb.callbacks._SECURE_S", 0)
     with pytest.raises(RuntimeError): train(tmp_path / "killed", [At(14, lambda t: fail())], checkpoint_every=0, log_every=5)
     assert Run(tmp_path / "killed").checkpoints.step.max() == 13
     assert result(resume(tmp_path / "killed")) == result(plain)
@@ -289,11 +291,11 @@ def test_resume_before_the_first_checkpoint(whole, tmp_path):
 
 
 def test_a_full_disk_ends_the_run_and_keeps_the_checkpoint_before(whole, tmp_path, monkeypatch):
-    real_save = runs_module.save_file
+    real_save = files.save_file
     def failing(tensors, path, metadata):
         if "step_000012" in str(path): raise OSError(errno.ENOSPC, "No space left on device")
         return real_save(tensors, path, metadata)
-    monkeypatch.setattr(runs_module, "save_file", failing)
+    monkeypatch.setattr(files, "save_file", failing)
     with pytest.raises(OSError, match="step_000012: checkpoint not written.*No space left on device") as e: train(tmp_path / "run")
     assert "\n" not in str(e.value)
     checkpoints = tmp_path / "run/checkpoints"
@@ -319,7 +321,7 @@ def test_two_processes_on_one_folder(tmp_path):
     last = told[0].stderr.strip().splitlines()[-1]
     assert told[0].returncode == 1 and last == f"OSError: {tmp_path / 'run'}: another process is training in this folder"
     assert len(run.history) == 12
-    with _Lock(tmp_path / "run", 0):
+    with FolderLock(tmp_path / "run", "training"):
         with pytest.raises(OSError, match="another process"): resume(tmp_path / "run")
     with pytest.raises(FileExistsError, match="already holds a run"): train(tmp_path / "run")
     resume(tmp_path / "run")                                              # both errors left the lock free
@@ -372,13 +374,13 @@ def test_weights_that_are_no_numbers_are_not_saved(tmp_path):
 class Script(Callback):
     "Give the held-out part a score by step, in place of the model's."
     def __init__(self, scores, monkeypatch):
-        from hrm_nb import training
+        from hrm_nb import callbacks
         def scored(model, held, **options):
             out = evaluate(model, held, **options)
             if len(held) != 24: out.summary["exact_accuracy"] = scores[self.calls]; self.calls += 1
             return out
         self.calls = 0
-        monkeypatch.setattr(training, "evaluate", scored)
+        monkeypatch.setattr(callbacks, "evaluate", scored)
 
 
 def test_best_is_the_best_on_held_out_puzzles(tmp_path, monkeypatch):
@@ -406,12 +408,28 @@ def test_the_held_out_part_is_not_trained_on(tmp_path):
 def test_evaluations_score_as_many_test_examples_as_asked(tmp_path, monkeypatch):
     scored = []
     def note(model, puzzles, **options): scored.append(puzzles); return evaluate(model, puzzles, **options)
-    monkeypatch.setattr("hrm_nb.training.evaluate", note)
+    monkeypatch.setattr("hrm_nb.callbacks.evaluate", note)
     for seed in (0, 0, 1): train(tmp_path / str(len(scored)), eval_examples=7, seed=seed, steps=4, eval_every=2, held_out=0.0)
     assert [len(p) for p in scored] == [7] * 6 and scored[0].hash == scored[1].hash == scored[2].hash != scored[4].hash
     scored.clear()
     train(tmp_path / "all", eval_examples=100, steps=2, held_out=0.0)
     assert [p.hash for p in scored] == [puzzles(24, seed=2).hash]
+
+
+def test_an_average_of_a_short_run_is_one_of_trained_weights(tmp_path):
+    "With a decay of 0.999 and 24 steps the published average is nearly the initial weights, the corrected one is not."
+    initial = fresh()
+    far = {}
+    for corrected in (False, True):
+        run = train(tmp_path / str(corrected), ema=.999, ema_corrected=corrected, eval_every=0)
+        far[corrected] = gap(run.model("final"), initial)[1]
+    assert far[False] < .2 * far[True]
+
+
+def test_best_says_how_it_was_chosen(tmp_path):
+    held, none = train(tmp_path / "a"), train(tmp_path / "b", held_out=0.0)
+    assert held.checkpoints.set_index("name").chosen_by["best"] == "held-out exact accuracy"
+    assert none.checkpoints.set_index("name").chosen_by["best"] == "training loss, nothing is held out"
 
 
 def test_patience(tmp_path, monkeypatch):
@@ -443,17 +461,22 @@ def test_a_kill_after_the_stop_and_before_the_end(tmp_path, monkeypatch):
     assert result(resume(tmp_path / "run")) == wanted
 
 
-def test_averaged_weights(tmp_path):
-    "best, final and a step's model hold the average, computed here from the weights after every step."
-    decay = .8
-    class Average(Callback):
+@pytest.mark.parametrize("corrected", [False, True])
+def test_averaged_weights(tmp_path, corrected):
+    """best, final and a step's model hold the average, computed here from the weights after every step: as published it begins with the
+    initial weights; corrected it is the weighted mean of the weights that were trained."""
+    decay, seen = .8, []
+    class Keep(Callback):
         @torch.no_grad()
-        def on_step(self, trainer):
-            nonlocal average
-            average = {k: decay * average[k] + (1 - decay) * v.double() for k, v in trainer.model.named_parameters()}
+        def on_step(self, trainer): seen.append({k: v.double().clone() for k, v in trainer.model.named_parameters()})
     model = fresh()
-    average = {k: v.detach().double().clone() for k, v in model.named_parameters()}
-    run = train(tmp_path / "run", [Average()], model, ema=decay, eval_every=0)
+    initial = {k: v.detach().double().clone() for k, v in model.named_parameters()}
+    run = train(tmp_path / "run", [Keep()], model, ema=decay, ema_corrected=corrected, eval_every=0)
+    shares = [(1 - decay) * decay ** (len(seen) - 1 - i) for i in range(len(seen))]
+    average = {k: sum(share * weights[k] for share, weights in zip(shares, seen)) for k in initial}
+    left = decay ** len(seen)
+    if corrected: average = {k: v / (1 - left) for k, v in average.items()}
+    else: average = {k: v + left * initial[k] for k, v in average.items()}
     for which in ("final", "best", 24):
         found = dict(run.model(which).named_parameters())
         for k, v in average.items(): torch.testing.assert_close(found[k].double(), v, rtol=0, atol=1e-6)
@@ -548,13 +571,14 @@ def test_a_stored_set_that_was_changed(whole, tmp_path):
 
 
 @pytest.mark.parametrize("changes, words", [
-    (dict(steps=0), "give one of them"), (dict(epochs=2), "give one of them"), (dict(steps=-1), "give one of them"), (dict(optimizer="lion"), "allowed are adamw"),
+    (dict(steps=0), "give one of them"), (dict(epochs=2), "give one of them"), (dict(steps=-1), "steps is -1"), (dict(optimizer="lion"), "allowed are adamw"),
     (dict(loss_type="mse"), "allowed are stablemax"), (dict(lr=-1e-3), "lr is -0.001"), (dict(lr=float("nan")), "lr is nan"),
     (dict(batch_size=0), "batch_size is 0"), (dict(accumulate=0), "accumulate is 0"), (dict(log_every=0), "log_every is 0"),
     (dict(eval_batch_size=0), "eval_batch_size is 0"), (dict(eval_examples=-1), "eval_examples is -1"), (dict(eval_every=-1), "eval_every is -1"), (dict(checkpoint_every=-5), "checkpoint_every is -5"),
     (dict(keep=-1), "keep is -1"), (dict(clip_norm=-1), "clip_norm is -1"), (dict(warmup_steps=-1), "warmup_steps is -1"),
     (dict(ema=1.5), "ema is 1.5"), (dict(held_out=-.1), "held_out is -0.1"), (dict(lr_min_ratio=2), "lr_min_ratio is 2"),
-    (dict(held_out=0, patience=3), "need a held_out share"), (dict(held_out=0, stop_at=.9), "need a held_out share")], ids=str)
+    (dict(held_out=0, patience=3), "need a held_out share"), (dict(held_out=0, stop_at=.9), "need a held_out share"),
+    (dict(eval_every=0, patience=3), "patience is 3 and eval_every is 0"), (dict(eval_every=0, stop_at=.9), "stop_at is 0.9 and eval_every is 0")], ids=str)
 def test_settings_that_make_no_sense(changes, words):
     with pytest.raises(ValueError, match=words): dataclasses.replace(SETTINGS, **changes)
 

@@ -1,7 +1,7 @@
-"""The Maze-Hard recipe in full: step time, training, and evaluation with and without learned halting, recorded under results/maze_hard/.
+"""The Maze-Hard recipe in full: step times, training, evaluation with and without learned halting (results/maze_hard/).
 
-python tools/maze_hard.py            on the best device there is; an H200 takes minutes, a CPU weeks. A GPU first times the step
-                                     plain, compiled and as CUDA graphs, and trains in the fastest way
+python tools/maze_hard.py            on the best device there is; an H200 takes minutes, a CPU weeks. A GPU first times
+                                     the step plain, compiled and as CUDA graphs, and trains in the fastest way
 python tools/maze_hard.py --trial    the same path with a tiny model, a few mazes and steps, into a temporary folder
 
 Maze-Hard is looked for below $HRM_NB_DATA, data/ and ~/.cache/hrm_nb, then on its hub.
@@ -21,7 +21,8 @@ from hrm_nb.recipes import build, recipe
 from hrm_nb.runs import environment, write_json
 from hrm_nb.training import fit, pick_device
 
-TRIAL = dict(data=dict(name="generate", size=9, min_path=12, train=40, test=20), model=dict(hidden_size=32, num_heads=2, puzzle_emb_ndim=32, halt_max_steps=4),
+TRIAL = dict(data=dict(name="generate", size=9, min_path=12, train=40, test=20),
+             model=dict(hidden_size=32, num_heads=2, puzzle_emb_ndim=32, halt_max_steps=4),
              train=dict(epochs=2, eval_every=2, checkpoint_every=2, log_every=1, warmup_steps=2))
 
 
@@ -38,10 +39,10 @@ def timed(device, modes):
     rows, failed, best = [], {}, ({}, float("inf"))
     for mode in modes:
         try: more = bench.training_step("maze", device=str(device), targets=(True,), **mode)
-        except Exception as e:                                                   # a compiler that is not there must not cost the run
+        except Exception as e:                                                   # without a compiler the run goes on
             failed[str(mode)] = f"{type(e).__name__}: {e}".splitlines()[0]
             continue
-        took = next(r["value"] for r in more if ": step, median" in r["what"])
+        took = next(r["value"] for r in more if r["figure"] == "step")
         rows, best = rows + more, min(best, (mode, took), key=lambda pair: pair[1])
     return rows, failed, best[0]
 
@@ -55,8 +56,11 @@ def main():
     device = pick_device("auto")
     changes = TRIAL if args.trial else {}
     timing, failed, mode = timed(device, bench.GPU_MODES if device.type == "cuda" and not args.trial else ())
-    print(bench.table(timing) if timing else "step time: not measured here", *(f"failed: {m}: {e}" for m, e in failed.items()), f"training with {mode or 'no compilation'}", sep="\n", flush=True)
-    r = recipe("maze-hard", data=changes.get("data"), model=changes.get("model"), train=changes.get("train", {}) | mode | dict(seed=args.seed))
+    print(bench.table(timing) if timing else "step time: not measured here",
+          *(f"failed: {m}: {e}" for m, e in failed.items()),
+          f"training with {mode or 'no compilation'}", sep="\n", flush=True)
+    r = recipe("maze-hard", data=changes.get("data"), model=changes.get("model"),
+               train=changes.get("train", {}) | mode | dict(seed=args.seed))
     out = Path(tempfile.mkdtemp()) if args.trial else args.out
     out.mkdir(parents=True, exist_ok=True)
     model, train, test = build(r)
@@ -65,9 +69,11 @@ def main():
     seconds = time.perf_counter() - begun
     best = run.model("final", device)
     results = {halt: scored(best, test, halt) for halt in ("never", "learned")}
-    write_json(out / "summary.json", dict(environment=environment(device, args.seed), config=run.config, train_s=seconds, timing=timing, failed=failed,
-               evaluation={k: v for k, (_, v) in results.items()}, speedup=results["never"][1]["seconds"] / results["learned"][1]["seconds"],
-               memory_gb=torch.cuda.max_memory_allocated() / 1e9 if device.type == "cuda" else None))
+    write_json(out / "summary.json", dict(
+        environment=environment(device, args.seed), config=run.config, train_s=seconds, timing=timing, failed=failed,
+        evaluation={k: v for k, (_, v) in results.items()},
+        speedup=results["never"][1]["seconds"] / results["learned"][1]["seconds"],
+        memory_gb=torch.cuda.max_memory_allocated() / 1e9 if device.type == "cuda" else None))
     shutil.copy(run.path / "training_history.json", out / "training_history.json")
     for halt, (result, _) in results.items(): result.puzzles.to_csv(out / f"test_{halt}.csv", index=False)
     steps_table(best, test).to_csv(out / "steps.csv", index=False)
