@@ -703,8 +703,8 @@ def pass_at(votes:pd.DataFrame, # as `vote` returns it
     outputs:dict = {(task.id, number): pair[1] for task in tasks for number, pair in enumerate(task.test)}
     if any(output is None for output in outputs.values()):
         raise ValueError("test outputs are withheld; nothing to score against")
-    hit = [np.array_equal(grid, outputs.get((id, number)))
-           for id, number, grid in zip(votes.task, votes.test, votes.grid)]
+    asked = [outputs.get(place) for place in zip(votes.task, votes.test)]
+    hit = [right is not None and np.array_equal(grid, right) for grid, right in zip(votes.grid, asked)]
     rank = votes[hit].set_index(["task", "test"])["rank"]  # of the right answers
 
     def score(k):
