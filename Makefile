@@ -13,8 +13,6 @@ WORKERS ?= 2
 BIN     := $(VENV)/bin
 STAMP   := $(VENV)/.hrm_nb_installed
 PYTEST  := PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --durations=12
-# Threads that wait for each other do so asleep: awake they take the cores from the ones they wait for.
-export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
 .PHONY: help setup report test test-slow check export docs lab readme clean

@@ -1,5 +1,6 @@
 "How Sphinx makes the site; tools/docs.py prepares the pages and calls it."
-from docutils.utils.math.latex2mathml import tex2mathml
+from docutils.nodes import SkipNode
+from latex2mathml.converter import convert
 
 project = "hrm_nb"
 copyright = "2026 onwards, The hrm_nb authors"
@@ -26,13 +27,13 @@ pygments_dark_style = "native"
 
 def inline_math(self, node):
     "Formulas as MathML, which browsers draw without a script."
-    self.body.append(str(tex2mathml(node.astext(), inline=True)))
-    self.visit_skip(node)
+    self.body.append(convert(node.astext()))
+    raise SkipNode
 
 
 def block_math(self, node):
-    self.body.append(f'<div class="math">{tex2mathml(node.astext(), inline=False)}</div>')
-    self.visit_skip(node)
+    self.body.append(f'<div class="math">{convert(node.astext(), display="block")}</div>')
+    raise SkipNode
 
 
 def setup(app):

@@ -52,7 +52,7 @@ def test_options_have_the_names_of_the_fields(trained, tmp_path):
     r = recipe("copy-increment", dict(train=64, test=20, size=3), dict(hidden_size=32, puzzle_emb_ndim=32),
                dict(steps=12, batch_size=16, device="cpu", log_every=3, checkpoint_every=4))
     model, train, test = build(r)
-    assert {k: v for k, v in Run(trained).config["train"].items()} == read_json_like(r.train.to_dict())
+    assert Run(trained).config["train"] == read_json_like(r.train.to_dict())
     assert Run(trained).config["model"] == model.config.to_dict()
     assert Run(trained).config["data"]["train"]["hash"] == train.hash and Run(trained).config["data"]["test"]["hash"] == test.hash
 

@@ -34,7 +34,7 @@ def test_a_shared_puzzle_would_be_seen():
 
 
 def test_same_seed_same_bits_in_fresh_interpreters():
-    code = "from hrm_nb import patterns\nfor v in %r: print(patterns.make(300, seed=5, **v).hash)" % VARIANTS
+    code = f"from hrm_nb import patterns\nfor v in {VARIANTS!r}: print(patterns.make(300, seed=5, **v).hash)"
     told = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120,
                            env={"PYTHONHASHSEED": seed, "OMP_NUM_THREADS": "1", **_path()}).stdout.split() for seed in ("1", "2")]
     assert told[0] == told[1] and len(set(told[0])) == len(VARIANTS)

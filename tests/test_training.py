@@ -159,7 +159,7 @@ def in_program(job, folder):
 
 
 if __name__ == "__main__":
-    import filelock, psutil, torch._dynamo  # noqa: E401,F401  what a run imports late: once here, so that no child has to
+    import filelock, psutil, torch._dynamo  # noqa: F401  what a run imports late: once here, so that no child has to
     torch.set_num_threads(1)
     print(json.dumps(JOBS[sys.argv[1]](Path(sys.argv[2]))))
     sys.exit()
@@ -514,7 +514,8 @@ def test_compiled_and_plain_steps_agree(monkeypatch):
 @pytest.mark.skipif(not any(map(shutil.which, (os.environ.get("CXX", "c++"), "g++", "clang++"))), reason="compiling needs a C++ compiler")
 def test_a_compiled_run_resumes_to_the_same_bits(tmp_path, request):
     "Kernels that are generated, some of them parallel, must add up in a fixed order."
-    request.addfinalizer(lambda threads=torch.get_num_threads(): torch.set_num_threads(threads))
+    threads = torch.get_num_threads()
+    request.addfinalizer(lambda: torch.set_num_threads(threads))
     torch.set_num_threads(2)
     arch, data = dict(seq_len=100, hidden_size=64), patterns.make(96, size=10, seed=1)
     changes = dict(compile=True, steps=6, batch_size=64, eval_every=0, held_out=0.0)

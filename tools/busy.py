@@ -26,6 +26,8 @@ SETTINGS:dict[str, dict[str, str]] = {
     "passive": {"OMP_WAIT_POLICY": "PASSIVE"},
     "spincount0": {"GOMP_SPINCOUNT": "0"},         # GNU's threads, torch's usual ones on Linux: no waiting awake
     "spincount1000": {"GOMP_SPINCOUNT": "1000"},   # ... a moment of it
+    "spincount10000": {"GOMP_SPINCOUNT": "10000"},
+    "spincount100000": {"GOMP_SPINCOUNT": "100000"},
     "blocktime0": {"KMP_BLOCKTIME": "0"},          # the same for Intel's and LLVM's threads
 }
 KNOWN = sorted({name for values in SETTINGS.values() for name in values} | {"OMP_NUM_THREADS", "MKL_NUM_THREADS"})

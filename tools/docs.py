@@ -39,6 +39,9 @@ def page(path:Path) -> nbformat.NotebookNode:
         c.metadata["tags"] = [tag for tag, holds in tags.items() if holds]
         c.source = DIRECTIVE.sub("", c.source).strip()
         c.outputs = [out for out in c.outputs if WIDGET not in out.get("data", {})]  # alive in JupyterLab only
+        for data in (out.get("data", {}) for out in c.outputs):
+            if shown := data.get("text/markdown"):  # Sphinx follows the links of texts only
+                data["text/markdown"] = re.sub(r"\]\(([\w/]+)\.ipynb\)", r"](\1.html)", shown)
     nb.cells = [c for c in nb.cells if c.source.strip() or c.get("outputs")]
     nb.metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"},
                    "language_info": {"name": "python", "pygments_lexer": "python"}}
