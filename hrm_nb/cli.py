@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 from tyro.conf import Positional
 
+import hrm_nb
 from .report import REPORT
 from .report import report as write_report
 
@@ -323,6 +324,7 @@ def main(argv:list[str]|None=None) -> None:
     try:
         argv = choose_threads(argv)
         if not argv or argv[0] in ("-h", "--help"): _usage()
+        elif argv[0] == "--version": print(f"hrm-nb {hrm_nb.__version__}")
         else: _call(argv)
     except KeyboardInterrupt as e: _leave(e, 130)
     except SystemExit as e:                                                     # with a sentence: terminated

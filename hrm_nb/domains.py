@@ -238,8 +238,10 @@ def show(domain:Domain, # what the tokens mean
     import matplotlib.pyplot as plt
     given = (("puzzle", inputs), ("label", labels), ("prediction", predictions))
     columns = [(name, np.atleast_2d(np.asarray(c))) for name, c in given if c is not None]
-    n, size = len(columns[0][1]), 1.6 if domain.shape[1] <= 12 else 3.2
-    fig, axes = plt.subplots(n, len(columns), figsize=(size * len(columns), (size + .25) * n), squeeze=False,
+    (rows, cols), n = domain.shape, len(columns[0][1])
+    width = 1.6 if cols <= 12 else 3.2
+    size = width * len(columns), (width * rows / cols + (.25 if rows == cols else .4)) * n
+    fig, axes = plt.subplots(n, len(columns), figsize=size, squeeze=False,
                              layout="constrained")
     for i in range(n):
         for ax, (name, grids) in zip(axes[i], columns, strict=True):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import hrm_nb
 from hrm_nb import cli, training
 from hrm_nb.files import FolderLock
 from hrm_nb.cli import COMMANDS, main
@@ -83,6 +84,7 @@ def test_help(capsys):
     main([]); short = capsys.readouterr().out
     main(["--help"]); assert capsys.readouterr().out == short
     for name in COMMANDS: assert re.search(rf"^  {name} ", short, re.M)
+    main(["--version"]); assert capsys.readouterr().out == f"hrm-nb {hrm_nb.__version__}\n"
     main(["train"]); listed = capsys.readouterr().out
     for name, r in RECIPES.items(): assert name in listed and r.about in listed
     for name in set(COMMANDS) - {"train"}:
@@ -257,6 +259,24 @@ def entry_points():
     ini = ConfigParser(delimiters=["="], interpolation=None)
     ini.read(Path(__file__).parent.parent / "settings.ini")
     return ini["DEFAULT"]["console_scripts"]
+
+
+def test_threads_by_the_cores_that_are_free(trained, monkeypatch, capsys):
+    "Only before torch is loaded, only where nobody chose, only for commands that compute; a resumed run takes those it began with."
+    monkeypatch.delitem(sys.modules, "torch")
+    def chosen(*argv, free=(1, 2), **environ):
+        rest = cli.choose_threads(list(map(str, argv)), environ, lambda: free)
+        return rest, environ.get("OMP_NUM_THREADS"), capsys.readouterr().err
+    assert chosen("train", "x") == (["train", "x"], "1", "hrm-nb: 1 of 2 cores are busy, 1 used; --threads N chooses\n")
+    assert chosen("train", "x", free=(2, 2)) == (["train", "x"], None, "")
+    assert chosen("runs") == (["runs"], None, "")
+    assert chosen("train", "x", OMP_NUM_THREADS="5")[1] == "5"
+    assert chosen("--threads", "3", "train", "x", OMP_NUM_THREADS="5") == (["train", "x"], "3", "")
+    began = Run(trained).environment["threads"]
+    assert chosen("resume", trained, free=(7, 8))[1:] == (str(began), "")
+    assert chosen("resume", "nowhere")[1] == "1"
+    monkeypatch.setitem(sys.modules, "torch", None)
+    assert chosen("train", "x") == (["train", "x"], None, "")
 
 
 def test_watching_a_run(trained, capsys, tmp_path):

@@ -2,7 +2,7 @@
 
 busy.py                                        a short copy-increment training, idle and beside 1 and 2 busy processes
 busy.py --busy 0 2 --settings none passive     only these; --threads 1 2, --rounds 3, --steps 80
-busy.py --report                               the whole of `hrm-nb report` in place of the training: minutes each
+busy.py --report --threads 0                   the whole of `hrm-nb report` as it is started by `make report`: minutes each
 busy.py -- hrm-nb bench copy-increment         any other command
 
 A busy process is a loop that uses one core. Rows are printed and added to results/busy_machine.csv (--out). Let the
@@ -64,7 +64,7 @@ def train(steps:int):
 def measured(command:list[str], settings:dict[str, str], threads:int) -> dict:
     "Wall seconds of a command in an environment, and what its last line says if that is JSON."
     env = {k: v for k, v in os.environ.items() if k not in KNOWN} | settings
-    env |= {"OMP_NUM_THREADS": str(threads), "MPLBACKEND": "agg"}
+    env |= {"MPLBACKEND": "agg"} | ({"OMP_NUM_THREADS": str(threads)} if threads else {})
     with tempfile.TemporaryDirectory() as folder:
         env["HRM_NB_OUT"] = folder
         begun = time.perf_counter()
@@ -89,7 +89,8 @@ def options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--busy", type=int, nargs="+", default=[0, 1, 2], help="how many busy processes")
     parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=list(SETTINGS), help="ways to wait")
-    parser.add_argument("--threads", type=int, nargs="+", default=[2, 1], help="threads of the measured process")
+    parser.add_argument("--threads", type=int, nargs="+", default=[2, 1],
+                        help="threads of the measured process; 0 = as it chooses itself")
     parser.add_argument("--rounds", type=int, default=3, help="how often each is measured, one after the other")
     parser.add_argument("--steps", type=int, default=80, help="steps of the training")
     parser.add_argument("--report", action="store_true", help="measure hrm-nb report")
@@ -108,7 +109,7 @@ def main():
     training = [sys.executable, __file__, "--train", "--steps", str(args.steps)]
     command = REPORT if args.report else args.command or training
     cases = [(n, setting, threads) for n in args.busy for threads in args.threads for setting in args.settings
-             if threads > 1 or setting == args.settings[0]]  # one thread waits for nobody
+             if threads != 1 or setting == args.settings[0]]  # one thread waits for nobody
     print(f"{'busy':>4} {'threads':>7} {'setting':>14} {'wall s':>8} {'step ms':>8}")
     for round_ in range(args.rounds):
         for n, setting, threads in cases:

@@ -72,6 +72,10 @@ def type_name(kind) -> str:
 def arguments(of) -> list[str]:
     "A Markdown table of what a function takes and returns, from its docments."
     found = docments(of, full=True, returns=True)
+    for base in getattr(of, "__mro__", ())[1:]:  # fields that a dataclass inherits are explained where they stand
+        if not dataclasses.is_dataclass(base): continue
+        for name, d in docments(base, full=True).items():
+            if name in found and not found[name].docment: found[name].docment = d.docment
     rows = [f"| `{name}` | {cell(d.docment or '')} | {type_name(d.anno)} | {short(d.default)} |"
             for name, d in found.items() if name not in ("self", "cls", "return")]
     back = found.get("return")
