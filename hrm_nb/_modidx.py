@@ -198,6 +198,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                   'hrm_nb.callbacks.SignalCB.at_once': ('callbacks.html#signalcb.at_once', 'hrm_nb/callbacks.py'),
                                   'hrm_nb.callbacks.SignalCB.before_step': ('callbacks.html#signalcb.before_step', 'hrm_nb/callbacks.py'),
                                   'hrm_nb.callbacks.SignalCB.on_close': ('callbacks.html#signalcb.on_close', 'hrm_nb/callbacks.py'),
+                                  'hrm_nb.callbacks.SignalCB.on_end': ('callbacks.html#signalcb.on_end', 'hrm_nb/callbacks.py'),
                                   'hrm_nb.callbacks.SignalCB.on_start': ('callbacks.html#signalcb.on_start', 'hrm_nb/callbacks.py'),
                                   'hrm_nb.callbacks.StopCB': ('callbacks.html#stopcb', 'hrm_nb/callbacks.py'),
                                   'hrm_nb.callbacks.StopCB.__init__': ('callbacks.html#stopcb.__init__', 'hrm_nb/callbacks.py'),

@@ -169,6 +169,8 @@ class SignalCB(Callback):
     def before_step(self, trainer):
         if trainer.ranks.any_of(self.seen is not None, trainer.device): raise Interrupted(self.seen)
 
+    def on_end(self, trainer): self.before_step(trainer)  # a signal during the last step counts too
+
     def on_close(self, trainer):
         for s, handler in self.old.items(): signal.signal(s, handler)
 

@@ -202,6 +202,15 @@ def test_signals_save_and_leave(whole, tmp_path, number, error, step):
     assert result(resume(tmp_path / "run")) == result(whole)
 
 
+def test_a_signal_in_the_last_step_counts_too(tmp_path):
+    "With nothing to evaluate: the run leaves after its last step, and what is left is its final model."
+    def go(path, *callbacks): return fit(fresh(), puzzles(), None, dataclasses.replace(SETTINGS, steps=6, held_out=0.0, eval_every=0), path, callbacks)
+    whole = result(go(tmp_path / "whole"))
+    with pytest.raises(KeyboardInterrupt): go(tmp_path / "run", At(6, lambda t: os.kill(os.getpid(), signal.SIGINT)))
+    assert "final" not in Run(tmp_path / "run").checkpoints.name.tolist() and Run(tmp_path / "run").checkpoints.step.max() == 6
+    assert result(resume(tmp_path / "run")) == whole
+
+
 def test_a_signal_between_checkpoints_saves_the_step(tmp_path):
     with pytest.raises(KeyboardInterrupt): train(tmp_path / "run", [At(5, lambda t: os.kill(os.getpid(), signal.SIGINT))], checkpoint_every=0, log_every=1)
     assert Run(tmp_path / "run").checkpoints.name.tolist() == ["step_000005"]

@@ -2,7 +2,7 @@
 
 busy.py                                        a short copy-increment training, idle and beside 1 and 2 busy processes
 busy.py --busy 0 2 --settings none passive     only these; --threads 1 2, --rounds 3, --steps 80
-busy.py --report --threads 0                   the whole of `hrm-nb report` as it is started by `make report`: minutes each
+busy.py --report --threads 0                   the whole of `hrm-nb report`, as `make report` starts it: minutes each
 busy.py -- hrm-nb bench copy-increment         any other command
 
 A busy process is a loop that uses one core. Rows are printed and added to results/busy_machine.csv (--out). Let the
