@@ -15,6 +15,7 @@ from hrm_nb.cli import COMMANDS, main
 from hrm_nb.recipes import RECIPES
 from hrm_nb.runs import Run
 
+ROOT = Path(cli.__file__).parents[1]
 pytestmark = pytest.mark.usefixtures("one_thread")
 TINY = ["--data.train", "64", "--data.test", "20", "--data.size", "3", "--model.hidden-size", "32", "--model.puzzle-emb-ndim", "32",
         "--train.steps", "12", "--train.batch-size", "16", "--train.device", "cpu", "--train.log-every", "3", "--train.checkpoint-every", "4"]
@@ -277,6 +278,21 @@ def test_threads_by_the_cores_that_are_free(trained, monkeypatch, capsys):
     assert chosen("resume", "nowhere")[1] == "1"
     monkeypatch.setitem(sys.modules, "torch", None)
     assert chosen("train", "x") == (["train", "x"], None, "")
+
+
+@pytest.mark.skipif((ROOT / "data" / "seed-cpu").exists(), reason="the earlier run's own grids are at hand")
+def test_the_report_where_the_earlier_grids_are_not_at_hand(tmp_path):
+    "As in a new clone: the page runs on grids of the same make, says so, draws no finding about the run's own, and leaves committed figures alone."
+    env = {k: v for k, v in os.environ.items() if k != "HRM_NB_DATA"} | {"HRM_NB_OUT": str(tmp_path), "HOME": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    command = [Path(sys.executable).with_name("hrm-nb"), "report", "--notebook", "nbs/experiments/earlier_run.ipynb", "--output", tmp_path / "a.html"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, env=env)
+    assert done.returncode == 0, done.stderr[-2000:]
+    html = (tmp_path / "a.html").read_text()
+    text = re.sub(r"<[^>]+>", "", html[html.index("What was found"):])
+    assert "on stand-in grids of the same make" in text.lower() and "Finding (not drawn)" in text
+    assert not re.search(r"\{[a-z_]+\}", text.split("Setup")[0])
+    drawn = [p.name for p in (tmp_path / "figures/earlier_run").iterdir()]
+    assert drawn and all(name.endswith("_stand_in.png") for name in drawn)
 
 
 def test_watching_a_run(trained, capsys, tmp_path):
