@@ -153,7 +153,7 @@ def resume(path, # a run folder
            ) -> Run:
     "Go on from the newest whole checkpoint, to the bits of a run that was never stopped."
     run = Run(path)
-    stored = TrainConfig.from_dict(run.config["train"])
+    stored = TrainConfig.from_dict({"ema_corrected": False} | run.config["train"])  # runs older than the field lack it
     if config is not None and config != stored:
         name, was, now = differences(stored, config)[0]
         raise ValueError(f"{path}: {name} was {was!r}, now {now!r}; a run is resumed with its own configuration")

@@ -435,6 +435,17 @@ def test_an_average_of_a_short_run_is_one_of_trained_weights(tmp_path):
     assert far[False] < .2 * far[True]
 
 
+def test_a_run_older_than_the_corrected_average_goes_on_as_it_began(tmp_path):
+    "Its config.json does not know the setting; the published rule was the only one."
+    whole = result(train(tmp_path / "whole", ema=.9, ema_corrected=False))
+    with pytest.raises(SystemExit):
+        train(tmp_path / "run", [At(7, lambda t: os.kill(os.getpid(), signal.SIGTERM))], ema=.9, ema_corrected=False)
+    config = json.loads((tmp_path / "run/config.json").read_text())
+    del config["train"]["ema_corrected"]
+    (tmp_path / "run/config.json").write_text(json.dumps(config))
+    assert result(resume(tmp_path / "run")) == whole
+
+
 def test_best_says_how_it_was_chosen(tmp_path):
     held, none = train(tmp_path / "a"), train(tmp_path / "b", held_out=0.0)
     assert held.checkpoints.set_index("name").chosen_by["best"] == "held-out exact accuracy"
