@@ -7,7 +7,7 @@ __all__ = ['check_fit', 'Evaluation', 'evaluate', 'solve', 'wants_to_halt']
 
 # %% ../nbs/20_evaluation.ipynb #60aaab3f
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -46,7 +46,7 @@ def _when_halted(model, inputs, identifiers, max_steps):
     "The answers with learned halting, after `max_steps` at the latest."
     n, device = len(inputs), inputs.device
     levels, x = model.levels(), model.embed(inputs, model.puzzle_rows(identifiers))
-    (z_H, z_L), open_rows = model.initial_states(n), torch.arange(n, device=device)
+    (z_H, z_L), open_rows = model.initial_states(*inputs.shape), torch.arange(n, device=device)
     logits = torch.empty(*inputs.shape, model.config.vocab_size, device=device)
     q, steps = torch.empty(n, 2, device=device), torch.empty(n, dtype=torch.long, device=device)
     for k in range(1, max_steps + 1):
@@ -100,6 +100,7 @@ def check_fit(config, # ReasonerConfig
     for name in ("vocab_size", "seq_len", "num_puzzle_identifiers"):
         has, needs = getattr(config, name), puzzles.metadata[name]
         if name == "num_puzzle_identifiers" and (not config.puzzle_emb_ndim or has >= needs): continue
+        if name == "seq_len" and config.reads(needs): continue
         if has != needs: raise ValueError(f"the model has {name} {has}, the set {puzzles.domain.name} needs {needs}")
 
 # %% ../nbs/20_evaluation.ipynb #f41af0a2
@@ -110,15 +111,28 @@ def _checked_steps(config, max_steps, halt):
     if max_steps < 1: raise ValueError(f"max_steps is {max_steps}; at least 1 is allowed")
     return max_steps
 
-# %% ../nbs/20_evaluation.ipynb #eb6a8522
+# %% ../nbs/20_evaluation.ipynb #fc0c56f6
 @dataclass
 class Evaluation:
     "Scores of a model on a set."
     summary: dict            # means over the examples that hold a counted token, and their count
     puzzles: pd.DataFrame    # a row an example: scores, steps, halting values, tags
     predictions: np.ndarray  # (N, S) predicted tokens
+    about: dict = field(default_factory=dict) # what must agree before two are compared; {} = not known
+    groups: np.ndarray|None = None # (N,) number of the original puzzle of each example; None = each its own
 
+    @property
+    def scores(self) -> list[str]:
+        "The columns in which the domain judges an answer: accuracy, exact, and what it measures beside them."
+        measured = self.about.get("scoring", {}).get("scores", ["accuracy", "exact"])
+        return [c for c in self.puzzles if c in measured]
 
+    @property
+    def tags(self) -> list[str]:
+        "The columns that describe the puzzles, not the answers."
+        return [c for c in self.puzzles if c not in _SUMMED and c not in self.scores]
+
+# %% ../nbs/20_evaluation.ipynb #d05890d2
 def _on_device(array, rows, dtype, device):
     "Some rows of an array as a tensor."
     # torch reads no array that runs backwards in memory; one that lies in order is not copied here
@@ -126,12 +140,24 @@ def _on_device(array, rows, dtype, device):
 
 
 def _with_domain_scores(table, puzzles, predictions):
-    "The table with what the domain measures beyond accuracy and exact match, and with the set's tags."
+    "The table with what the domain measures beyond accuracy and exact match and with the set's tags; all it measures."
     scores = puzzles.domain.score(puzzles.inputs, predictions, puzzles.labels)
     table = pd.concat([table, scores.drop(columns=["accuracy", "exact"]).reset_index(drop=True), puzzles.tags], axis=1)
-    return table.loc[:, ~table.columns.duplicated()]
+    return table.loc[:, ~table.columns.duplicated()], list(scores.columns)
 
-# %% ../nbs/20_evaluation.ipynb #b8278aaf
+# %% ../nbs/20_evaluation.ipynb #ecd93aaa
+def _about(puzzles, max_steps, halt, loss_type, scores) -> dict:
+    "How an evaluation was made."
+    return dict(puzzles=puzzles.hash, domain=puzzles.domain.name, examples=len(puzzles), max_steps=max_steps, halt=halt,
+                scoring=dict(loss=loss_type, scores=scores))
+
+
+def _groups(puzzles) -> np.ndarray: # (N,)
+    "The number of the group each example belongs to."
+    starts = puzzles.puzzle_indices[puzzles.group_indices]  # first example of each group, and the end
+    return np.repeat(np.arange(len(starts) - 1), np.diff(starts))
+
+# %% ../nbs/20_evaluation.ipynb #eb6a8522
 def evaluate(model:Reasoner, # left in the state it is in
              puzzles:PuzzleSet, # what to solve
              *, max_steps:int|None=None, # reasoning steps at most; None = the configured maximum; may exceed it
@@ -157,13 +183,15 @@ def evaluate(model:Reasoner, # left in the state it is in
         tables.append(_score_rows(answers, labels, loss_type))
         predictions.append(answers.logits.argmax(-1).to(torch.int16).cpu().numpy())
     predicted = np.concatenate(predictions)
-    table = _with_domain_scores(pd.concat(tables, ignore_index=True), puzzles, predicted)
-    return Evaluation(_summary(table), table, predicted)
+    table, scores = _with_domain_scores(pd.concat(tables, ignore_index=True), puzzles, predicted)
+    about = _about(puzzles, max_steps, halt, loss_type, scores)
+    return Evaluation(_summary(table), table, predicted, about, _groups(puzzles))
 
 # %% ../nbs/20_evaluation.ipynb #79401e7a
 def _check_puzzle(config, grid, identifier):
     "Raise ValueError for a grid or an identifier that the model cannot read."
-    if grid.size != config.seq_len: raise ValueError(f"a grid of {grid.size} cells, the model reads {config.seq_len}")
+    if not config.reads(grid.size):
+        raise ValueError(f"a grid of {grid.size} cells, the model reads {config.seq_len}")
     low, high = grid.min(), grid.max()
     if low < 0 or high >= config.vocab_size:
         raise ValueError(f"symbols {low}..{high}, allowed are 0..{config.vocab_size - 1}")
