@@ -76,7 +76,7 @@ def initial_carry(model:Reasoner, # whose states these are
     "A carry that takes over the whole first batch."
     B = len(batch.inputs)
     zeros = torch.zeros(B, dtype=torch.int32, device=batch.inputs.device)
-    z_H, z_L = [z.contiguous() for z in model.initial_states(B)]
+    z_H, z_L = [z.contiguous() for z in model.initial_states(B, batch.inputs.shape[1])]
     puzzle = [t.clone() for t in (batch.inputs, batch.labels, batch.identifiers)]
     return Carry(z_H, z_L, zeros, zeros == 0, *puzzle)  # copies, since a compiled step takes no tensor twice
 
@@ -86,7 +86,7 @@ def refill(model:Reasoner, carry:Carry, # the state after a step
            ) -> Carry: # halted rows hold the offered puzzles at their start
     "Give every halted row its row of the batch; the others keep theirs."
     fresh, row = carry.halted, carry.halted[:, None]
-    H0, L0 = model.initial_states(len(fresh))
+    H0, L0 = model.initial_states(*batch.inputs.shape)
     return Carry(z_H=torch.where(row[..., None], H0, carry.z_H),
                  z_L=torch.where(row[..., None], L0, carry.z_L),
                  steps=carry.steps.masked_fill(fresh, 0),
@@ -225,7 +225,7 @@ def reason(model:Reasoner, # on any device
            steps:int|None=None, # how many; None = the configured maximum
            ) -> Iterator[Step]: # one for each step
     "Think about a batch from the initial state, in evaluation mode; the model's weights and mode are left alone."
-    z_H, z_L = model.initial_states(len(inputs))
+    z_H, z_L = model.initial_states(*inputs.shape)
     levels, x = model.levels(), model.embed(inputs, model.puzzle_rows(identifiers))
     for _ in range(model.config.halt_max_steps if steps is None else steps):
         with torch.no_grad():  # a generator's body runs outside the decorator's reach once it has yielded

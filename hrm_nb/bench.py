@@ -119,9 +119,10 @@ def _block_flops(c, layers, queries=None):
     "Operations of a stack of blocks on one row; `queries` = tokens whose output is wanted, None = all."
     L, D = c.length, c.hidden_size
     queries = L if queries is None else queries
-    if c.mlp_t: mixing = 2 * 2 * D * L * swiglu_width(L, c.expansion) * 3 / 2
+    if c.mixes == "mlp": mixing = 2 * 2 * D * L * swiglu_width(L, c.expansion, c.swiglu_multiple) * 3 / 2
+    elif c.mixes == "conv": mixing = 2 * c.conv_size ** 2 * L * D
     else: mixing = 2 * D ** 2 * (2 * L + 2 * queries) + 4 * queries * L * D
-    return layers * (mixing + 2 * 3 * D * swiglu_width(D, c.expansion) * queries)
+    return layers * (mixing + 2 * 3 * D * swiglu_width(D, c.expansion, c.swiglu_multiple) * queries)
 
 
 def step_flops(c:ReasonerConfig, # model
@@ -160,7 +161,7 @@ def random_set(c:ReasonerConfig, # the sizes
 # %% ../nbs/33_bench.ipynb #1ea1105d
 def _rate(c, B, device):
     "GFLOP/s of a model's widest product; on a CPU in the faster of its type and float32."
-    shape = B * c.length, 2 * swiglu_width(c.hidden_size, c.expansion), c.hidden_size
+    shape = B * c.length, 2 * swiglu_width(c.hidden_size, c.expansion, c.swiglu_multiple), c.hidden_size
     dtypes = {getattr(torch, c.forward_dtype)} | ({torch.float32} if device.type == "cpu" else set())
     return max(matrix_rate(*shape, dtype, device) for dtype in dtypes)
 

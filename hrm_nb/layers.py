@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SHORT', 'keep_freed_memory', 'trunc_normal', 'linear', 'rounded', 'rms_norm', 'rotary_tables', 'rotate', 'attention',
-           'swiglu', 'swiglu_width', 'Linear', 'Weights', 'block']
+           'depthwise', 'convolution', 'swiglu', 'swiglu_width', 'Linear', 'Weights', 'block']
 
 # %% ../nbs/10_layers.ipynb #8dea9307
 import ctypes, functools, math, os, platform
@@ -105,6 +105,34 @@ def attention(x:Tensor, # (B, L, D)
     else: out = F.scaled_dot_product_attention(q, k, v)
     return linear(out.transpose(1, 2).reshape(B, -1, D).to(x.dtype), w_o)
 
+# %% ../nbs/10_layers.ipynb #6f566515
+def depthwise(cells:Tensor, # (B, R * C, D) the grid's cells in reading order
+              kernel:Tensor, # (D, k * k) a window for each channel, k odd
+              grid:tuple[int, int], # R rows, C columns
+              ) -> Tensor: # (B, R * C, D), the type of cells
+    "Each channel convolved over the grid's rows and columns, zeros beyond its edges."
+    (B, S, D), k = cells.shape, math.isqrt(kernel.shape[1])
+    wide = cells.device.type == "cpu" and cells.dtype in (torch.bfloat16, torch.float16)
+    if wide: cells, kernel, dtype = cells.float(), kernel.float(), cells.dtype
+    image = cells.reshape(B, *grid, D).permute(0, 3, 1, 2)                   # (B, D, R, C), channels last in memory
+    out = F.conv2d(image, kernel.view(D, 1, k, k), padding=k // 2, groups=D)
+    out = out.permute(0, 2, 3, 1).reshape(B, S, D)
+    return out.to(dtype) if wide else out
+
+# %% ../nbs/10_layers.ipynb #7ce22bc9
+def convolution(x:Tensor, # (B, L, D) P prefix tokens and the cells of a grid
+                kernel:Tensor, # (D, k * k), as `depthwise` takes it
+                exchange:Tensor|None=None, # (D, 2) weights a and b of the means; None = there is no prefix
+                *, grid:tuple[int, int], # R rows, C columns; R * C of the L positions
+                ) -> Tensor: # (B, L, D)
+    "Mixing of positions by a depthwise convolution over the grid; prefix and grid exchange their means."
+    P = x.shape[1] - grid[0] * grid[1]
+    prefix, cells = x[:, :P], x[:, P:]
+    if exchange is None: return depthwise(cells, kernel, grid)
+    a, b = exchange.to(x.dtype).unbind(1)
+    to_cells, to_prefix = a * prefix.mean(1, keepdim=True), b * cells.mean(1, keepdim=True)
+    return torch.cat((to_prefix.expand_as(prefix), depthwise(cells, kernel, grid) + to_cells), 1)
+
 # %% ../nbs/10_layers.ipynb #8abc286e
 def swiglu(x:Tensor, # (..., D)
            w_gate_up:Tensor, # (2 inner, D), gate first
@@ -117,9 +145,10 @@ def swiglu(x:Tensor, # (..., D)
 # %% ../nbs/10_layers.ipynb #fa74867c
 def swiglu_width(width:int, # D
                  expansion:float, # of the equivalent plain MLP
+                 multiple:int=256, # the result is one of its multiples
                  ) -> int: # inner width
-    "Inner width of a SwiGLU, in whole multiples of 256."
-    return math.ceil(round(expansion * width * 2 / 3) / 256) * 256
+    "Inner width of a SwiGLU, rounded up to a whole multiple."
+    return math.ceil(round(expansion * width * 2 / 3) / multiple) * multiple
 
 # %% ../nbs/10_layers.ipynb #24352ac4
 class Linear(nn.Module):
@@ -142,19 +171,25 @@ class Weights(nn.Module):
                  expansion:float, # of the SwiGLU
                  generator:torch.Generator, # source of the initial weights
                  length:int|None=None, # L, of a block that mixes positions by `mlp_t`; None = by attention
+                 *, conv_size:int=0, # k, of a block that mixes positions by a k x k convolution; 0 = it does not
+                 prefix:bool=False, # tokens stand before the grid, which the convolution exchanges means with
+                 multiple:int=256, # of which the SwiGLUs' widths are multiples
                  ):
         super().__init__()
         def make(n_in, n_out): return Linear(n_in, n_out, generator)
-        inner = swiglu_width(width, expansion)
-        if length is None:
+        inner = swiglu_width(width, expansion, multiple)
+        if conv_size:
+            self.conv = nn.ModuleDict({"kernel": make(conv_size ** 2, width)})
+            if prefix: self.conv["exchange"] = make(2, width)
+        elif length is None:
             self.self_attn = nn.ModuleDict({"qkv_proj": make(width, 3 * width), "o_proj": make(width, width)})
         else:
-            inner_t = swiglu_width(length, expansion)
+            inner_t = swiglu_width(length, expansion, multiple)
             self.mlp_t = nn.ModuleDict({"gate_up_proj": make(length, 2 * inner_t), "down_proj": make(inner_t, length)})
         self.mlp = nn.ModuleDict({"gate_up_proj": make(width, 2 * inner), "down_proj": make(inner, width)})
 
     def cast(self, dtype:torch.dtype) -> tuple[Tensor, ...]:
-        "(mixing in, mixing out, gate and up, down), in the type they are used in."
+        "The weights of the mixing, then gate and up, down, in the type they are used in."
         return tuple(rounded(p, dtype) for p in self.parameters())
 
 # %% ../nbs/10_layers.ipynb #26726d7b
@@ -164,11 +199,15 @@ def block(x:Tensor, # (B, L, D)
           rope:tuple[Tensor, Tensor]|None=None, # rotary tables
           eps:float=1e-5, # of the norms
           queries:int|None=None, # go on with the first positions only; None = all
+          grid:tuple[int, int]|None=None, # rows, columns of a block that mixes positions by a convolution
           ) -> Tensor: # (B, queries or L, D)
     "One block: mix the positions, then each position by itself, each followed by its norm."
-    mix_in, mix_out, gate_up, down = weights
-    if heads: x = rms_norm(x[:, :queries] + attention(x, mix_in, mix_out, heads, rope, queries), eps)
+    *mixing, gate_up, down = weights
+    if grid: x = rms_norm(x + convolution(x, *mixing, grid=grid), eps)[:, :queries]
     else:
-        t = x.transpose(1, 2)                                                # (B, D, L)
-        x = rms_norm(t + swiglu(t, mix_in, mix_out), eps).transpose(1, 2)[:, :queries]
+        mix_in, mix_out = mixing
+        if heads: x = rms_norm(x[:, :queries] + attention(x, mix_in, mix_out, heads, rope, queries), eps)
+        else:
+            t = x.transpose(1, 2)                                            # (B, D, L)
+            x = rms_norm(t + swiglu(t, mix_in, mix_out), eps).transpose(1, 2)[:, :queries]
     return rms_norm(x + swiglu(x, gate_up, down), eps)

@@ -43,14 +43,14 @@ def recur(H:LevelFunction, L:LevelFunction, # the slow and the fast level
 _SIZE, _COUNT = 2 ** 24, 10 ** 4  # the largest sizes, and the largest numbers of layers, cycles and steps
 
 @dataclass(frozen=True)
-class _ReasonerFields:
-    "The fields of `ReasonerConfig`, unchecked, and the lengths that follow from them."
+class _PublishedFields:
+    "The published fields of `ReasonerConfig`, unchecked."
     # ---- sizes
     vocab_size: int = setting(least=1, most=_SIZE)                 # V, symbols
     seq_len: int = setting(least=1, most=_SIZE)                    # S, tokens of a puzzle
     num_puzzle_identifiers: int = setting(1, least=1, most=_SIZE)  # rows of the puzzle table
     puzzle_emb_ndim: int = setting(512, least=0, most=_SIZE)       # width of the puzzle table; 0 = no table, no prefix
-    hidden_size: int = setting(512, least=1, most=_SIZE)           # D
+    hidden_size: int = setting(512, least=1, most=_SIZE)           # D, width of a token
     num_heads: int = setting(8, least=1, most=_SIZE)               # attention heads, a divisor of hidden_size
     expansion: float = setting(4, above=0, most=1024)              # SwiGLU expansion
     # ---- levels and cycles
@@ -65,20 +65,47 @@ class _ReasonerFields:
     # ---- halting
     halt_max_steps: int = setting(16, least=1, most=_COUNT)        # reasoning steps after which a puzzle is given up
     halt_exploration_prob: float = setting(.1, least=0, most=1)    # how often training draws a minimum number of steps
-    # ---- numerics: the type of activations; weights are float32
-    forward_dtype: str = setting("bfloat16", choices=("bfloat16", "float32", "float16", "float64"))
+    forward_dtype: str = setting("bfloat16", choices=("bfloat16", "float32", "float16", "float64"),
+                                 help="the type of activations; weights are float32")
     # ---- TRM's variations
     mlp_t: bool = setting(False)                                   # a SwiGLU across positions in place of attention
     puzzle_emb_len: int = setting(0, least=0, most=_SIZE)          # P; 0 = as many as puzzle_emb_ndim needs
     no_ACT_continue: bool = setting(False)                         # halt on q_halt > 0 and train no continue value
     arch: str = setting("hrm", choices=("hrm", "trm", "transformer"))  # two levels; one for both; no recursion
 
+# %% ../nbs/11_model.ipynb #45262deb
+@dataclass(frozen=True)
+class _ReasonerFields(_PublishedFields):
+    "The fields of `ReasonerConfig`, unchecked, and what follows from them."
+    mixing: str = setting("auto", choices=("auto", "attention", "mlp", "conv"))  # of positions; auto = as mlp_t says
+    conv_size: int = setting(5, least=1, most=1023)                  # k, side of the convolution's window, odd
+    grid_rows: int = setting(0, least=0, most=_SIZE)                 # rows of the grid convolved over; 0 = a square
+    halt_from: str = setting("first", choices=("first", "mean"))     # position 0, or the mean over all positions
+    swiglu_multiple: int = setting(256, least=1, most=_SIZE)         # inner widths are whole multiples of it
+
+    @property
+    def mixes(self) -> str:
+        "How positions are mixed: attention, mlp or conv."
+        return self.mixing if self.mixing != "auto" else "mlp" if self.mlp_t else "attention"
     @property
     def prefix_len(self) -> int:
         "P, the prefix tokens that carry the puzzle embedding."
         return (self.puzzle_emb_len or -(-self.puzzle_emb_ndim // self.hidden_size)) if self.puzzle_emb_ndim else 0
     @property
     def length(self) -> int: return self.prefix_len + self.seq_len
+
+    def grid(self, tokens:int) -> tuple[int, int]: # cells of a puzzle -> rows, columns
+        "The grid that so many tokens fill; ValueError where they fill none."
+        rows = self.grid_rows or max(1, round(tokens ** .5))
+        if tokens % rows or not self.grid_rows and rows ** 2 != tokens:
+            raise ValueError(f"{tokens} tokens fill no {f'grid of {rows} rows' if self.grid_rows else 'square grid'}; "
+                             "grid_rows says how many rows there are")
+        return rows, tokens // rows
+
+    def reads(self, tokens:int) -> bool: # cells of a puzzle
+        "Whether a model reads so many tokens: seq_len, and if it convolves and learns no positions, any grid."
+        if tokens == self.seq_len: return True
+        return self.mixes == "conv" and self.pos_encodings != "learned" and bool(self.grid(tokens))
 
 # %% ../nbs/11_model.ipynb #aa9910cc
 def _check_together(c:_ReasonerFields) -> None:
@@ -88,12 +115,17 @@ def _check_together(c:_ReasonerFields) -> None:
     if D % heads:
         fits = [h for h in range(1, min(D, 64) + 1) if D % h == 0]
         raise ValueError(f"num_heads is {heads}, which does not divide hidden_size {D}; allowed are {fits}")
-    if c.pos_encodings == "rope" and D // heads % 2 and not c.mlp_t:
+    if c.pos_encodings == "rope" and D // heads % 2 and c.mixes == "attention":
         raise ValueError(f"hidden_size {D} / num_heads {heads} is odd; rope needs heads of even width")
     if P * D < c.puzzle_emb_ndim:
         raise ValueError(f"puzzle_emb_len {P} x hidden_size {D} cannot hold puzzle_emb_ndim {c.puzzle_emb_ndim}")
-    if not all(swiglu_width(n, c.expansion) for n in (D, c.length if c.mlp_t else D)):
+    if not all(swiglu_width(n, c.expansion, c.swiglu_multiple) for n in (D, c.length if c.mixes == "mlp" else D)):
         raise ValueError(f"expansion is {c.expansion}, which leaves a SwiGLU no channels; allowed are larger numbers")
+    if c.mlp_t and c.mixes != "mlp":
+        raise ValueError(f"mlp_t is True and mixing is {c.mixing}; mlp_t is the published name of mixing mlp, "
+                         "allowed with any other is mlp_t False")
+    if not c.conv_size % 2: raise ValueError(f"conv_size is {c.conv_size}; allowed are odd numbers")
+    if c.mixes == "conv" and c.seq_len > 1: c.grid(c.seq_len)  # 1 = the data will decide
     if c.arch == "transformer" and c.halt_max_steps != 1:
         raise ValueError(f"halt_max_steps is {c.halt_max_steps}; a transformer without recursion takes 1 step")
 
@@ -144,8 +176,11 @@ class Level(nn.Module):
     "A stack of blocks, applied to state + injection."
     def __init__(self, layers:int, c:ReasonerConfig, generator:torch.Generator):
         super().__init__()
-        length = c.length if c.mlp_t else None
-        self.layers = nn.ModuleList(Weights(c.hidden_size, c.expansion, generator, length) for _ in range(layers))
+        length = c.length if c.mixes == "mlp" else None
+        conv_size = c.conv_size if c.mixes == "conv" else 0
+        def make(): return Weights(c.hidden_size, c.expansion, generator, length, conv_size=conv_size,
+                                   prefix=c.prefix_len > 0, multiple=c.swiglu_multiple)
+        self.layers = nn.ModuleList(make() for _ in range(layers))
 
     def cast(self, dtype:torch.dtype) -> list[tuple[Tensor, ...]]:
         "Every block's weights in the type they are used in."
@@ -225,13 +260,14 @@ def _level_function(blocks:list[tuple[Tensor, ...]], # weights from `Level.cast`
                     heads:int, # attention heads; 0 = positions are mixed by a SwiGLU
                     rope:tuple[Tensor, Tensor]|None, # rotary tables
                     eps:float, # of the norms
+                    grid_of:Callable[[int], tuple[int, int]]|None=None, # L -> rows, columns; None = no convolution
                     ) -> LevelFunction: # (z, injection, queries) -> new z
     "A level as a function; queries: how many first positions of the result are wanted, None = all."
     def level(z, injection, queries=None):
-        z = z + injection
+        z, grid = z + injection, grid_of(z.shape[1]) if grid_of else None
         for i, weights in enumerate(blocks):
             last = i == len(blocks) - 1
-            z = block(z, weights, heads, rope, eps, queries if last else None)
+            z = block(z, weights, heads, rope, eps, queries if last else None, grid)
         return z
     return level
 
@@ -243,10 +279,11 @@ def _level_functions(parts:_Parts) -> Levels:
     "The slow and the fast level; TRM and the transformer have one and the same."
     c = parts.config
     rope = (parts.rope_cos, parts.rope_sin) if c.pos_encodings == "rope" else None
-    heads = 0 if c.mlp_t else c.num_heads
-    L = _level_function(parts.L_level.cast(parts.dtype), heads, rope, c.rms_norm_eps)
-    if c.arch != "hrm": return L, L
-    return _level_function(parts.H_level.cast(parts.dtype), heads, rope, c.rms_norm_eps), L
+    heads = c.num_heads if c.mixes == "attention" else 0
+    def grid_of(length): return c.grid(length - c.prefix_len)
+    common = heads, rope, c.rms_norm_eps, grid_of if c.mixes == "conv" else None
+    L = _level_function(parts.L_level.cast(parts.dtype), *common)
+    return (L if c.arch != "hrm" else _level_function(parts.H_level.cast(parts.dtype), *common)), L
 
 # %% ../nbs/11_model.ipynb #006db43c
 def _reasoning_step(c:ReasonerConfig, levels:Levels, # from `Reasoner.levels`
@@ -261,17 +298,25 @@ def _reasoning_step(c:ReasonerConfig, levels:Levels, # from `Reasoner.levels`
     return recur(H, L, z_H, z_L, x, c.H_cycles, c.L_cycles, with_gradient=2 if c.arch == "hrm" else c.L_cycles + 1)
 
 # %% ../nbs/11_model.ipynb #f07931cb
-def _first_position_after(c:ReasonerConfig, levels:Levels, # from `Reasoner.levels`
-                          z_H:Tensor, z_L:Tensor, # (B, L, D) states
-                          x:Tensor, # (B, L, D) embedded puzzle
-                          ) -> Tensor: # (B, 1, D) z_H at position 0
-    "What one more reasoning step would leave at position 0, without gradient."
-    H, L = levels
-    if c.arch == "transformer": return L(torch.zeros_like(x), x, 1)
+def _read_after(c:ReasonerConfig, levels:Levels, # from `Reasoner.levels`
+                z_H:Tensor, z_L:Tensor, # (B, L, D) states
+                x:Tensor, # (B, L, D) embedded puzzle
+                ) -> Tensor: # (B, 1 or L, D) z_H where halting is read
+    "What one more reasoning step would leave where halting is read, without gradient."
+    (H, L), queries = levels, 1 if c.halt_from == "first" else None
+    if c.arch == "transformer": return L(torch.zeros_like(x), x, queries)
     with torch.no_grad():
         z_H, z_L = recur(H, L, z_H, z_L, x, c.H_cycles - 1, c.L_cycles, with_gradient=0)
         for _ in range(c.L_cycles): z_L = L(z_L, z_H + x)
-        return H(z_H, z_L, 1)
+        return H(z_H, z_L, queries)
+
+# %% ../nbs/11_model.ipynb #a114d18f
+def _halting_values(parts:_Parts, # whose head and configuration
+                    z_H:Tensor, # (B, at least 1, D)
+                    ) -> Tensor: # (B, 2) halt and continue values, float32
+    "The halting head, where `halt_from` has it look."
+    z, head = z_H[:, 0] if parts.config.halt_from == "first" else z_H.mean(1), parts.q_head
+    return linear(z, head.weight.to(parts.dtype), head.bias.to(parts.dtype)).float()
 
 # %% ../nbs/11_model.ipynb #0287f42c
 class Reasoner(_Parts):
@@ -284,10 +329,10 @@ class Reasoner(_Parts):
         "The embedded puzzle, which every fast update is given anew."
         return _embedded(self, inputs, rows)
 
-    def initial_states(self, B:int) -> tuple[Tensor, Tensor]: # rows -> z_H, z_L
-        "The states every puzzle starts from."
-        shape = B, self.config.length, self.config.hidden_size
-        return self.H_init.to(self.dtype).expand(shape), self.L_init.to(self.dtype).expand(shape)
+    def initial_states(self, B:int, S:int|None=None) -> tuple[Tensor, Tensor]: # rows, tokens -> z_H, z_L
+        "The states every puzzle of S tokens starts from; None = of as many as configured."
+        L = self.config.prefix_len + (self.config.seq_len if S is None else S)
+        return self.H_init.to(self.dtype).expand(B, L, -1), self.L_init.to(self.dtype).expand(B, L, -1)
 
     def levels(self) -> Levels: # make them once a step: `think` and `peek` can share them
         "The two levels as functions of (z, injection, queries); TRM and the transformer have one and the same."
@@ -299,11 +344,11 @@ class Reasoner(_Parts):
 
     def peek(self, z_H:Tensor, z_L:Tensor, x:Tensor, levels:Levels|None=None) -> Tensor: # (B, 2), as `read_q`
         "What `think` and `read` would say of halting after one more step, without the work only tokens need."
-        return self.read_q(_first_position_after(self.config, levels or self.levels(), z_H, z_L, x))
+        return self.read_q(_read_after(self.config, levels or self.levels(), z_H, z_L, x))
 
     def read_q(self, z_H:Tensor) -> Tensor: # (B, at least 1, D) -> (B, 2) halt and continue values, float32
-        "The halting values, read at position 0."
-        return linear(z_H[:, 0], self.q_head.weight.to(self.dtype), self.q_head.bias.to(self.dtype)).float()
+        "The halting values, read where `halt_from` says."
+        return _halting_values(self, z_H)
 
     def read(self, z_H:Tensor) -> tuple[Tensor, Tensor]: # logits (B, S, V) in the forward type, halting values (B, 2)
         "Logits of the puzzle's tokens and the halting values."
