@@ -117,9 +117,9 @@ def wheel(tmp_path_factory):
     "Built without a network, from a copy of what git would hand out, so that nothing is left behind here."
     source, out = tmp_path_factory.mktemp("source") / "repo", tmp_path_factory.mktemp("wheel")
     source.mkdir()
-    for name in ("setup.py", "settings.ini", "README.md", "LICENSE"):
+    for name in ("setup.py", "settings.ini", "MANIFEST.in", "README.md", "LICENSE"):
         if (ROOT / name).exists(): shutil.copy(ROOT / name, source)
-    for name in ("hrm_nb", "nbs", "tests"): shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__", "golden"))
+    for name in ("hrm_nb", "nbs", "tests", "data/models"): shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__", "golden"))
     pip("wheel", source, "--no-deps", "--no-build-isolation", "--wheel-dir", out)
     (file,) = out.glob("*.whl")
     return file
@@ -134,8 +134,9 @@ def pip(*args):
 def test_the_wheel_holds_the_package_and_nothing_else(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     package = {n for n in names if not n.split("/")[0].endswith(".dist-info")}
-    assert package == {f"hrm_nb/{f.name}" for f in (ROOT / "hrm_nb").glob("*.py")}
-    assert not [n for n in names if n.endswith((".ipynb", ".npy", ".safetensors", ".pt")) or "test" in n.lower()]
+    models = {f"hrm_nb/models/{f.parent.name}/{f.name}" for f in (ROOT / "data" / "models").glob("*/*")}
+    assert package == {f"hrm_nb/{f.name}" for f in (ROOT / "hrm_nb").glob("*.py")} | models and len(models) >= 6
+    assert not [n for n in package - models if n.endswith((".ipynb", ".npy", ".safetensors", ".pt")) or "test" in n.lower()]
     assert wheel.name == f"hrm_nb-{hrm_nb.__version__}-py3-none-any.whl"
 
 
@@ -168,6 +169,9 @@ c = ReasonerConfig.hrm(vocab_size=12, seq_len=4, num_puzzle_identifiers=3, puzzl
 answer = evaluation.solve(Reasoner(c), p.inputs[0].reshape(2, 2), 1)
 from hrm_nb.cli import main
 main([])
+from hrm_nb.runs import shipped, shipped_models, shipped_puzzles
+assert set(shipped_models().name) >= {{"copy-increment", "sudoku-4x4", "sudoku-6x6"}}
+assert evaluation.evaluate(shipped("sudoku-4x4"), shipped_puzzles("sudoku-4x4", 20, 3)).summary["exact_accuracy"] > .9
 print(json.dumps([hrm_nb.__file__, hrm_nb.__version__, list(answer.shape)]))"""
     assert python(code, cwd, site) == [str(site / "hrm_nb/__init__.py"), hrm_nb.__version__, [2, 2]]
     assert list(cwd.iterdir()) == []
