@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SIDE', 'PAD', 'END', 'ARC', 'Task', 'task_from_dict', 'load', 'encode', 'encode_pair', 'decode', 'ArcDomain',
-           'draw_task', 'dihedral', 'Augmentation', 'parse_name', 'draw_augmentations', 'split_table', 'dataset',
-           'vote', 'submission', 'save_submission', 'score_submission', 'pass_at']
+           'draw_task', 'read_text', 'dihedral', 'Augmentation', 'parse_name', 'draw_augmentations', 'split_table',
+           'dataset', 'vote', 'submission', 'save_submission', 'score_submission', 'pass_at']
 
 # %% ../nbs/09_arc.ipynb #32e992be
 import json, re, warnings, zlib
@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from .domains import cell_tokens, split_cells
 from .puzzles import IGNORE, Domain, PuzzleSet
 
 # %% ../nbs/09_arc.ipynb #92bb7d17
@@ -319,6 +320,15 @@ def draw_task(task:Task, # any task
     fig.suptitle(f"{task.id} ({task.split})", fontsize=10)
     plt.close(fig)
     return fig
+
+# %% ../nbs/09_arc.ipynb #0ee52525
+def read_text(text:str, # a line a grid row, a digit a cell, set apart by spaces or not
+              ) -> tuple[ArcDomain, np.ndarray]: # the domain, and (900,) tokens of the grid in the corner of the field
+    "A colour grid written as text, as `ArcDomain.text` writes it or without the spaces."
+    grid = cell_tokens(split_cells(text), {str(colour): colour for colour in range(10)}, "an ARC grid")
+    if max(grid.shape) > SIDE:
+        raise ValueError(f"a grid of {grid.shape[0]}x{grid.shape[1]}; at most {SIDE}x{SIDE} is allowed")
+    return ARC, encode(grid)
 
 # %% ../nbs/09_arc.ipynb #33427d10
 _INVERSE = (0, 3, 2, 1, 4, 5, 6, 7)  # a quarter turn is undone by three; every mirroring by itself

@@ -16,9 +16,10 @@ def setting(default:Any=dataclasses.MISSING, # value where none is given; left o
             *, least:float|None=None, most:float|None=None, # bounds, themselves allowed
             above:float|None=None, below:float|None=None, # bounds, themselves not allowed
             choices:tuple|None=None, # the values there are; None = any within the bounds
+            help:str|None=None, # what it means, where the command line shows it; None = the comment behind the field
             ) -> Any: # a dataclass field; `Any`, so that type checkers take it for a value of the field's type
     "A field of a dataclass, with what its values may be."
-    limits = dict(least=least, above=above, most=most, below=below, choices=choices)
+    limits = dict(least=least, above=above, most=most, below=below, choices=choices, help=help)
     given = {name: limit for name, limit in limits.items() if limit is not None}
     return dataclasses.field(default=default, metadata=given)
 

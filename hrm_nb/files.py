@@ -175,9 +175,12 @@ def data_roots() -> list[Path]:
     return list(dict.fromkeys(roots))
 
 # %% ../nbs/00_files.ipynb #a475557a
-def data_path(name:str, # folder or file below a data root, e.g. "samples"
+def data_path(name:str, # folder or file below a data root, e.g. "samples"; or a path: absolute, or begins with ./ ../ ~
               ) -> Path: # the first that exists
     "Where a data set lies. Raises FileNotFoundError naming the places searched, NotADirectoryError for a bad root."
+    if name.startswith(("./", "../", "~")) or name in (".", "..") or Path(name).is_absolute():
+        if Path(name).expanduser().exists(): return Path(name).expanduser()
+        raise FileNotFoundError(f"{name}: no such file or folder")
     named = os.environ.get("HRM_NB_DATA")
     if named and not Path(named).is_dir():
         raise NotADirectoryError(f"HRM_NB_DATA is {named}, which is no folder; "
@@ -186,4 +189,4 @@ def data_path(name:str, # folder or file below a data root, e.g. "samples"
     for root in roots:
         if (root / name).exists(): return root / name
     raise FileNotFoundError(f"no data set {name!r} in {', '.join(map(str, roots))}; "
-                            "set HRM_NB_DATA to the folder that holds it")
+                            f"set HRM_NB_DATA to the folder that holds it, or give its path, ./{name}")

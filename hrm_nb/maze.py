@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PAD', 'WALL', 'FREE', 'START', 'GOAL', 'PATH', 'SYMMETRIES', 'INVERSES', 'parse', 'distances', 'solve',
-           'count_shortest_paths', 'score', 'symmetries', 'dihedral', 'MazeDomain', 'domain', 'load_csv', 'load', 'hub',
-           'describe', 'generate', 'augmented']
+           'count_shortest_paths', 'score', 'symmetries', 'dihedral', 'MazeDomain', 'domain', 'read_text', 'load_csv',
+           'load', 'hub', 'describe', 'generate', 'augmented']
 
 # %% ../nbs/08_maze.ipynb #fdc13629
 from dataclasses import dataclass
@@ -18,7 +18,9 @@ import numpy as np
 import pandas as pd
 import torch
 
+from .domains import Cell, cell_tokens
 from .puzzles import IGNORE, Domain, PuzzleSet, hold_to, hub_file, read_csv
+from .sources import question_length
 
 # %% ../nbs/08_maze.ipynb #10e0e38a
 PAD, WALL, FREE, START, GOAL, PATH = range(6)
@@ -305,6 +307,18 @@ def score(inputs, # (N, S) mazes
     table.loc[rows, "optimal"] = _path_cells(inputs, predictions)[rows].sum(1) - 1 == shortest
     return table
 
+# %% ../nbs/08_maze.ipynb #d4e3f48d
+def _broken_cells(grids, # (N, S) mazes
+                  predictions, # (N, S) tokens predicted
+                  shape, # rows and columns
+                  ) -> np.ndarray: # (N, S) bool
+    "Cells of the maze that were changed, loose ends, forks, and path cells that hang together with neither S nor G."
+    changed = np.where(grids == FREE, (predictions != FREE) & (predictions != PATH), predictions != grids)
+    ends, on = (grids == START) | (grids == GOAL), _path_cells(grids, predictions)
+    degree = _neighbours(on, shape).sum(-1, dtype=np.int8)
+    apart = _flood(on, ends, shape) < 0
+    return changed | on & ((degree != np.where(ends, 1, 2)) | apart)
+
 # %% ../nbs/08_maze.ipynb #0451850b
 SYMMETRIES = ("identity", "quarter turn left", "half turn", "quarter turn right", "left-right flip", "up-down flip",
               "transpose", "anti-transpose")
@@ -421,14 +435,32 @@ def _label_faults(inputs, # (N, S) tokens
 
 # %% ../nbs/08_maze.ipynb #1ce8571a
 @dataclass(frozen=True)
-class MazeDomain(Domain):
-    "A maze of walls and free cells; the answer is a shortest path from S to G."
+class _MazeLooks(Domain):
+    "How a maze is written and drawn."
+    @property
+    def written(self) -> tuple[str, ...]:
+        "S and G; colours say the rest."
+        return tuple(s if token in (START, GOAL) else "" for token, s in enumerate(self.symbols))
+
     def text(self, tokens, # (S,) token ids; IGNORE shows as "."
              reference=None, # (S,) tokens to compare with; None = one character a cell
              ) -> str: # one line a grid row
         "The maze in the characters of the published files."
         return _as_text(tokens, self.shape) if reference is None else Domain.text(self, tokens, reference)
 
+    def draw(self, tokens, # (S,) token ids; IGNORE is drawn like padding
+             ax=None, # matplotlib axes; None = a new figure
+             reference=None, # (S,) tokens to compare with
+             title:str="", # text above the maze
+             symbols:bool|None=None, # write S and G into their cells; None = yes
+             ): # the matplotlib axes
+        "Draw one maze; marks show the right symbol where it differs from the reference, and are counted below."
+        return _draw(self, tokens, ax, reference, title, symbols)
+
+# %% ../nbs/08_maze.ipynb #26bf0033
+@dataclass(frozen=True)
+class MazeDomain(_MazeLooks):
+    "A maze of walls and free cells; the answer is a shortest path from S to G."
     def problems(self, inputs, # (N, S) tokens
                  labels, # (N, S) tokens or IGNORE
                  ) -> dict[int, str]: # bad row -> what is wrong with it
@@ -442,14 +474,20 @@ class MazeDomain(Domain):
         "Cell accuracy and the three standards of a path."
         return score(inputs, predictions, labels, self.shape)
 
-    def draw(self, tokens, # (S,) token ids; IGNORE is drawn like padding
-             ax=None, # matplotlib axes; None = a new figure
-             reference=None, # (S,) tokens to compare with
-             title:str="", # text above the maze
-             symbols:bool|None=None, # write S and G into their cells; None = yes
-             ): # the matplotlib axes
-        "Draw one maze; marks show the right symbol where it differs from the reference, and are counted below."
-        return _draw(self, tokens, ax, reference, title, symbols)
+    def conflicts(self, inputs, predictions, # (N, S) mazes, tokens predicted
+                  ) -> np.ndarray: # (N, S) bool
+        "Changed cells of the maze, and path cells that are loose ends, forks or islands."
+        return _broken_cells(np.asarray(inputs), np.asarray(predictions), self.shape)
+
+    def verifies(self, inputs, predictions, # (N, S) mazes, tokens predicted
+                 ) -> np.ndarray: # (N,) bool
+        "Whether each prediction keeps the maze and draws exactly one path from S to G, of whatever length."
+        return _valid(np.asarray(inputs), np.asarray(predictions), self.shape)
+
+    def shortest(self, inputs, predictions, # (N, S) mazes, tokens predicted
+                 ) -> np.ndarray: # (N,) bool
+        "Whether each prediction draws a path as `verifies` asks, and none is shorter."
+        return self.score(inputs, predictions, predictions).optimal.to_numpy()
 
     def augment(self, inputs:torch.Tensor, # (B, S) tokens
                 labels:torch.Tensor, # (B, S) tokens or IGNORE
@@ -467,6 +505,27 @@ def domain(size:int|tuple[int, int]=30, # side of a square maze, or (rows, colum
         raise ValueError(f"size {size}: allowed is a side or (rows, columns), each at least 1")
     return MazeDomain("maze", _SYMBOLS, (shape[0], shape[1]), _COLOURS)
 
+# %% ../nbs/08_maze.ipynb #b9fd5c97
+def _equal_lines(text:str) -> list[tuple[int, str]]: # (number of the line from 1, its cells)
+    "The lines of a pasted maze, equally long: spaces lost at their ends are put back, those beyond the grid cut off."
+    lines = list(enumerate(text.split("\n"), 1))
+    width = max((len(line) for _, line in lines), default=0)
+    if len({len(line) for _, line in lines if line}) > 1: width = max(len(line.rstrip(" ")) for _, line in lines)
+    def empty(line): return not line or line.isspace() and len(line) != width
+    while lines and empty(lines[0][1]): lines = lines[1:]
+    while lines and empty(lines[-1][1]): lines = lines[:-1]
+    return [(number, line.rstrip(" ").ljust(width)) for number, line in lines]
+
+
+def read_text(text:str, # a line a grid row
+              allowed:str="".join(_SYMBOLS), # the characters that may stand in it
+              ) -> tuple["MazeDomain", np.ndarray]: # the domain of its size, and (S,) uint8 tokens
+    "A maze written as text, as its domain writes it or as people paste it; whether it is a maze is not asked."
+    rows = [[Cell(symbol, number, column) for column, symbol in enumerate(line, 1)]
+            for number, line in _equal_lines(text)]
+    grid = cell_tokens(rows, {symbol: token for token, symbol in enumerate(_SYMBOLS) if symbol in allowed}, "a maze")
+    return domain(grid.shape), grid.reshape(-1).astype(np.uint8)
+
 # %% ../nbs/08_maze.ipynb #1d600bdf
 _QUESTION = {symbol: token for token, symbol in enumerate(_SYMBOLS) if token in (WALL, FREE, START, GOAL)}
 _ANSWER = {**_QUESTION, "o": PATH}
@@ -480,28 +539,29 @@ def _published(puzzles:PuzzleSet) -> PuzzleSet:
 
 
 def load_csv(path, # a CSV file with the header source,question,answer,rating
-             *, size:int|tuple[int, int]=30, # side of the mazes, or (rows, columns)
+             *, size:int|tuple[int, int]|None=None, # side, or (rows, columns); None = squares, as large as in the file
              bad_rows:str="raise", # "drop" leaves bad rows out, with a warning and a count
              ) -> PuzzleSet: # tags: source, rating
     "Mazes from a CSV file; errors name the file and the data row, counted from 0."
+    if size is None: size = isqrt(question_length(path, [n * n for n in range(2, 101)]) or 900)
     return _published(read_csv(path, domain(size), _QUESTION, _ANSWER, bad_rows))
 
 # %% ../nbs/08_maze.ipynb #b76dce53
 def _as_mazes(puzzles:PuzzleSet, # a plain grid set
-              size, # side, or (rows, columns) of oblong mazes
+              size, # side, or (rows, columns) of oblong mazes; None = squares
               source:str, # what error messages call it
               bad_rows:str, # "raise" or "drop"
               ) -> PuzzleSet:
     "A loaded plain grid set as mazes, its rows checked by the maze rules."
     if puzzles.metadata["vocab_size"] != len(_SYMBOLS):
         raise ValueError(f"{source}: {puzzles.metadata['vocab_size']} symbols; a maze set has {len(_SYMBOLS)}")
-    shape = _grid_shape(puzzles.inputs.shape[1], None if isinstance(size, int) else size)
+    shape = _grid_shape(puzzles.inputs.shape[1], None if isinstance(size, int | None) else size)
     return hold_to(puzzles.replace(domain=domain(shape), source=source), MazeDomain.problems, bad_rows, source)
 
 # %% ../nbs/08_maze.ipynb #fba244c4
 def load(folder, # a folder with <split>/dataset.json or <split>.csv
          split:str, # "train" or "test"
-         *, size:int|tuple[int, int]=30, # side of the mazes in a CSV file; squares in the npy layout know their own
+         *, size:int|tuple[int, int]|None=None, # side, or (rows, columns) of oblong mazes; None = squares
          bad_rows:str="raise", # "drop" leaves bad rows out, with a warning and a count
          ) -> PuzzleSet:
     "Mazes from a local copy in either published layout."
