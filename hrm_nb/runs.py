@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['environment', 'checkpoint_name', 'Run', 'create_run', 'write_history', 'Checkpoint', 'save_checkpoint',
            'load_checkpoint', 'save_model', 'keep_newest', 'newest_checkpoint', 'runs', 'PUBLISHED', 'load_hub',
-           'load_published', 'load_tensors', 'published_config', 'read_json', 'read_yaml', 'save_tensors', 'write_json']
+           'load_published', 'load_tensors', 'published_config', 'read_json', 'read_yaml', 'save_tensors', 'shipped',
+           'shipped_models', 'shipped_puzzles', 'write_json']
 
 # %% ../nbs/21_runs.ipynb #44024cf3
 import platform
@@ -25,10 +26,11 @@ from .files import write_json
 from .model import Reasoner, ReasonerConfig
 from .published import PUBLISHED, load_hub, load_published, published_config, read_yaml
 from .puzzles import PuzzleSet
+from .shipped import shipped, shipped_models, shipped_puzzles
 
 # %% ../nbs/21_runs.ipynb #c5417ca7
 _all_ = ["PUBLISHED", "load_hub", "load_published", "load_tensors", "published_config", "read_json", "read_yaml",
-         "save_tensors", "write_json"]  # defined below this room, used with it
+         "save_tensors", "shipped", "shipped_models", "shipped_puzzles", "write_json"]  # defined below, used with it
 
 # %% ../nbs/21_runs.ipynb #4905a72f
 def _cpu_name() -> str:
@@ -242,17 +244,27 @@ def newest_checkpoint(run:Run) -> tuple[Checkpoint, list[str]]: # and what is wr
     raise ValueError(f"{run.path}: nothing to resume from; {why}")
 
 # %% ../nbs/21_runs.ipynb #6617f8b8
+def _about_run(run:Run) -> dict[str, Any]: # raises ValueError for a folder that is none of ours
+    "What a table of runs says of one."
+    config, history = run.config, run.history
+    if not isinstance(config, dict) or "model" not in config: raise ValueError("its config.json is not that of a run")
+    env = run.environment if (run.path / "environment.json").exists() else {}
+    made = config.get("recipe") or {}
+    made = made if isinstance(made, dict) else {"name": made}
+    changed = ", ".join(f"{name}={value}" for name, value in (made.get("changed") or {}).items())
+    last = {c: history[c].dropna().iloc[-1] for c in history if history[c].notna().any()}
+    known = {k: env.get(k) for k in ("seed", "device_name", "commit")}
+    return dict(recipe=made.get("name", ""), changed=changed, **known, checkpoints=len(run.checkpoints)) | last
+
+
 def runs(root, # a folder of run folders, searched at any depth
-         ) -> pd.DataFrame: # path, steps, seed, device, commit and the last value of each measure
+         damaged:bool=False, # a row for damaged and foreign folders too, with what is wrong in the column `problem`
+         ) -> pd.DataFrame: # path, recipe, changed, seed, device_name, commit, and the last value of each measure
     "All runs below a folder."
     rows = []
     for file in sorted(Path(root).rglob("config.json")):
-        run = Run(file.parent)
-        try: config, history = run.config, run.history
-        except ValueError: continue  # a damaged run does not hide the others
-        if not isinstance(config, dict) or "model" not in config: continue
-        last = {c: history[c].dropna().iloc[-1] for c in history if history[c].notna().any()}
-        env = run.environment if (run.path / "environment.json").exists() else {}
-        known = {k: env.get(k) for k in ("seed", "device_name", "commit")}
-        rows.append(dict(path=str(run.path.relative_to(root)), **known, checkpoints=len(run.checkpoints), **last))
+        path = str(file.parent.relative_to(root))
+        try: rows.append(dict(path=path, **_about_run(Run(file.parent))) | ({"problem": ""} if damaged else {}))
+        except (ValueError, OSError, KeyError, TypeError, AttributeError) as e:  # it does not hide the others
+            if damaged: rows.append(dict(path=path, problem=str(e).splitlines()[0] if str(e) else type(e).__name__))
     return pd.DataFrame(rows)

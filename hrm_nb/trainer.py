@@ -111,8 +111,8 @@ class TrainConfig(DeviceSettings, CheckpointSettings, EvaluationSettings, Schedu
                   OrderSettings):
     "Everything that shapes a training run, apart from model and data."
     def __post_init__(self):
-        betas:Any = self.betas
-        if isinstance(betas, list): object.__setattr__(self, "betas", tuple(betas))  # as JSON holds it
+        given:Any = self.betas
+        if isinstance(given, list): object.__setattr__(self, "betas", tuple(given))  # as JSON holds it
         check(self)
         _check_together(self)
 

@@ -77,10 +77,11 @@ def _about_set(puzzles:PuzzleSet) -> dict[str, Any]:
     return dict(hash=puzzles.hash, examples=len(puzzles), domain=describe_domain(puzzles.domain), stored=small)
 
 
-def _new_run(path:Path, trainer:Trainer, sets:dict[str, PuzzleSet]) -> Run:
+def _new_run(path:Path, trainer:Trainer, sets:dict[str, PuzzleSet], recipe:dict|None=None) -> Run:
     "Create the folder; store the sets where they are small."
     data = {name: _about_set(puzzles) for name, puzzles in sets.items()}
     config = dict(model=trainer.model.config.to_dict(), train=trainer.config.to_dict(), data=data, steps=trainer.steps)
+    if recipe: config["recipe"] = recipe
     made_on = environment(trainer.device, trainer.config.seed) | dict(world_size=trainer.world_size)
     run = create_run(path, config, made_on)
     for name, puzzles in sets.items():
@@ -105,6 +106,7 @@ def fit(model:Reasoner, # trained in place
         run=None, # the run folder, new or empty; None = runs/<domain>-<time>
         callbacks:Iterable[Callback]=(), # told in order
         progress:bool=False, # show a progress bar
+        recipe:dict|None=None, # what it was made from, for the record: name, data, changed
         ) -> Run:
     "Train a model and record the run."
     config = config or TrainConfig(epochs=1)
@@ -113,7 +115,8 @@ def fit(model:Reasoner, # trained in place
     trainer = Trainer(model, kept, config)
     path = Path(trainer.ranks.from_first(run or f"runs/{train.domain.name}-{datetime.now():%Y%m%d-%H%M%S}"))
     with _locked(path, trainer.rank):
-        if trainer.rank == 0: _new_run(path, trainer, {"train": train} | ({"test": test} if test is not None else {}))
+        sets = {"train": train} | ({"test": test} if test is not None else {})
+        if trainer.rank == 0: _new_run(path, trainer, sets, recipe)
         if trainer.world_size > 1: dist.barrier()
         folder, shown = Run(path), progress and trainer.rank == 0
         training_loop(trainer, standard_callbacks(trainer, folder, held, test, callbacks, shown), path)

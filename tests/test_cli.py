@@ -81,6 +81,60 @@ def test_every_recipe_has_options(name, capsys):
     for option in ("--run", "--model.hidden-size", "--train.lr", "--train.checkpoint-every", "--data."): assert option in out, option
 
 
+def is_there(name):
+    "Whether the room of a command is installed."
+    try: COMMANDS[name].find()
+    except ModuleNotFoundError as e:
+        assert e.name and e.name.startswith("hrm_nb."), e
+        return False
+    return True
+
+
+def options_of(text):
+    "Option -> what a help text says of it, without its default and the names of its values."
+    found, option = {}, None
+    for line in (line.strip("│╭╰─╮╯ ") for line in text.splitlines()):
+        if name := re.match(r"--[a-zA-Z][\w.-]*", line):
+            option = name[0]
+            found[option] = line.split("  ", 1)[1].strip() if "  " in line else ""
+        elif option and line and "──" not in line and not line.endswith("options"): found[option] += " " + line
+        else: option = None
+    return {name: re.sub(r"\(default:.*|\(required\)", "", said, flags=re.S).strip() for name, said in found.items()}
+
+
+@pytest.mark.parametrize("words", [[name] for name in COMMANDS if name != "train"] + [["train", name] for name in RECIPES], ids=" ".join)
+def test_every_option_says_what_it_means(words, capsys, monkeypatch):
+    "The help shows a sentence for each field, inherited ones too, and none that belongs to a heading."
+    if words[0] != "train" and not is_there(words[0]): pytest.skip("its room is not here")
+    monkeypatch.setenv("COLUMNS", "100")
+    with pytest.raises(SystemExit): main([*words, "--help"])
+    text = capsys.readouterr().out
+    said = options_of(text)
+    import dataclasses
+    if words[0] == "train":
+        options = cli.train_options(words[1])()
+        fields = [f"{part}.{f.name}" for part in ("data", "model", "train") for f in dataclasses.fields(getattr(options, part))]
+    else: fields = [f.name for f in dataclasses.fields(COMMANDS[words[0]].find()[0]) if "Positional" not in str(f.type)]
+    assert {f"--{name.replace('_', '-')}" for name in fields} <= set(said), said
+    if words[0] != "train":
+        for f in dataclasses.fields(COMMANDS[words[0]].find()[0]):           # the positional ones
+            if f.metadata.get("help"): assert f.metadata["help"][:20] in " ".join(text.split()), f.name
+    assert not {k: v for k, v in said.items() if len(v) < 4 or "----" in v}
+
+
+def test_options_carry_their_help():
+    "It does not hang on a source file: the commands that are not made of settings of other rooms keep it in the field."
+    import dataclasses
+    for name in ("resume", "runs", "watch", "evaluate", "compare", "report", "bench"):
+        for f in dataclasses.fields(COMMANDS[name].find()[0]): assert f.metadata["help"], (name, f.name)
+
+
+def test_the_list_of_commands_loads_nothing_heavy():
+    code = "import sys; from hrm_nb.cli import main; main(['--help']); print([m for m in ('torch', 'pandas', 'matplotlib', 'numpy') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=60)
+    assert done.stdout.splitlines()[-1] == "[]", done.stderr
+
+
 def test_help(capsys):
     main([]); short = capsys.readouterr().out
     main(["--help"]); assert capsys.readouterr().out == short
@@ -88,7 +142,8 @@ def test_help(capsys):
     main(["--version"]); assert capsys.readouterr().out == f"hrm-nb {hrm_nb.__version__}\n"
     main(["train"]); listed = capsys.readouterr().out
     for name, r in RECIPES.items(): assert name in listed and r.about in listed
-    for name in set(COMMANDS) - {"train"}:
+    for name in sorted(set(COMMANDS) - {"train"}):
+        if not is_there(name): continue
         with pytest.raises(SystemExit) as e: main([name, "--help"])
         assert e.value.code == 0 and f"hrm-nb {name}" in capsys.readouterr().out
 
@@ -180,7 +235,120 @@ if __name__ == "__main__":
 def test_runs(trained, capsys):
     main(["runs", str(trained.parent)])
     head, row = capsys.readouterr().out.strip().splitlines()
-    assert head.split()[0] == "path" and row.split()[0] == "a" and "12" in row
+    assert head.split()[0] == "path" and row.split()[0] == str(trained) and "12" in row
+    for word in ("copy-increment", "data.train=64", "finished"): assert word in row, word
+    main(["watch", row.split()[0]])                                       # the path is what other commands take
+    assert "finished" in capsys.readouterr().out
+
+
+def test_runs_by_a_path_from_here(trained, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(trained.parents[1])
+    main(["runs", "--output", str(tmp_path / "runs.csv")])
+    row = capsys.readouterr().out.splitlines()[1]
+    assert row.split()[0] == "runs/a" and Run(row.split()[0]).config
+    import pandas as pd
+    assert pd.read_csv(tmp_path / "runs.csv").changed[0].startswith("data.train=64, data.test=20")
+    assert "sort is 'beauty'; there are path" in refused(capsys, "runs", "--sort", "beauty")
+
+
+@pytest.mark.parametrize("spoil", ["{", "3", '{"model": {}}', '{"a": 1}', "[]", ""])
+def test_a_foreign_folder_hides_no_run(trained, tmp_path, capsys, spoil):
+    import shutil
+    shutil.copytree(trained, tmp_path / "good")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/config.json").write_text(spoil)
+    shutil.copytree(trained, tmp_path / "torn")
+    (tmp_path / "torn/training_history.json").write_text('{"step": [1], "loss": [1, 2]}')
+    main(["runs", str(tmp_path)])
+    out, err = capsys.readouterr()
+    assert str(tmp_path / "good") in out and str(tmp_path / "torn") not in out
+    told = [line for line in err.splitlines() if line]
+    assert all(line.startswith("hrm-nb: ") for line in told) and any("torn: " in line for line in told), err
+
+
+def test_compare_the_checkpoints_of_a_run(trained, capsys, tmp_path):
+    main(["compare", str(trained), "--by", "pattern", "--output", str(tmp_path / "c.csv")])
+    out = capsys.readouterr().out
+    for word in ("step_000004", "best", "share", "low", "high", "pattern copy", "gained", "lost", "p_holm", "20 puzzles show"): assert word in out, word
+    import pandas as pd
+    table = pd.read_csv(tmp_path / "c.csv")
+    assert len(table) == 20 and table["final"].sum() == int(re.search(r"^ *final +(\d+)", out, re.M)[1])
+    main(["compare", str(trained), "--checkpoint", "4", "final"])
+    assert "best" not in capsys.readouterr().out
+
+
+def test_compare_runs(trained, capsys, tmp_path):
+    other = tmp_path / "other"
+    main(["train", "copy-increment", "--run", str(other), *TINY, "--train.lr", "1e-5"])
+    capsys.readouterr()
+    main(["compare", str(trained), str(other)])
+    assert str(trained) in (out := capsys.readouterr().out) and str(other) in out and "gained" in out
+    main(["train", "copy-increment", "--run", str(tmp_path / "else"), *TINY, "--data.seed", "5"])
+    capsys.readouterr()
+    assert "differ in hash of their test sets" in refused(capsys, "compare", trained, tmp_path / "else")
+    main(["compare", str(trained), str(tmp_path / "else"), "--data", str(other)])
+    assert "20 puzzles show" in capsys.readouterr().out
+    assert "named twice" in refused(capsys, "compare", trained, trained)
+    assert "no tag 'colour'" in refused(capsys, "compare", trained, "--by", "colour")
+    assert "1 checkpoints; name another" in refused(capsys, "compare", trained, "--checkpoint", "best")
+
+
+def test_evaluate_on_another_set(trained, capsys, tmp_path):
+    Run(trained).puzzles("test").take(range(7)).save(tmp_path / "set", "test")
+    for where in (tmp_path / "set", tmp_path / "set/test"):
+        main(["evaluate", str(trained), "--data", str(where), "--output", str(tmp_path / "e.csv")])
+        assert re.search(r"^count +7$", out := capsys.readouterr().out, re.M) and "95 % interval" in out
+    import pandas as pd
+    assert {"row", "exact", "pattern", "q_halt"} <= set(pd.read_csv(tmp_path / "e.csv")) and len(pd.read_csv(tmp_path / "e.csv")) == 7
+    assert "puzzles of" in refused(capsys, "evaluate", trained, "--data", "copy-increment")           # 5 x 5
+    assert "a recipe's name does too" in refused(capsys, "evaluate", trained, "--data", "no-such-set")
+    assert "neither test/dataset.json" in refused(capsys, "evaluate", trained, "--data", tmp_path)
+    assert "end in .csv" in refused(capsys, "evaluate", trained, "--output", tmp_path / "e.xlsx")
+
+
+def test_evaluate_a_sudoku_run_on_a_csv_file(tmp_path, capsys):
+    "A set of another box size than the published one."
+    from hrm_nb import sudoku
+    from hrm_nb.model import Reasoner, ReasonerConfig
+    from hrm_nb.training import TrainConfig, fit
+    train, test = (sudoku.generate(n, box=(2, 2), seed=n) for n in (16, 5))
+    config = ReasonerConfig.hrm(**{k: train.metadata[k] for k in ("vocab_size", "seq_len")}, hidden_size=32, num_heads=4, expansion=2, H_layers=1,
+                                L_layers=1, puzzle_emb_ndim=0, halt_max_steps=2, forward_dtype="float32")
+    fit(Reasoner(config), train, None, TrainConfig(steps=2, batch_size=16, device="cpu"), tmp_path / "run")
+    sudoku.save_csv(test, tmp_path / "test.csv")
+    for where in (tmp_path / "test.csv", tmp_path):
+        main(["evaluate", str(tmp_path / "run"), "--data", str(where)])
+        assert re.search(r"^count +5$", capsys.readouterr().out, re.M)
+    (tmp_path / "bad.csv").write_text("source,question,answer,rating\nx,12,34,1\n")
+    assert "bad.csv" in refused(capsys, "evaluate", tmp_path / "run", "--data", tmp_path / "bad.csv")
+
+
+def test_an_unfinished_run_is_scored_by_its_newest_checkpoint(trained, tmp_path, capsys):
+    import shutil
+    shutil.copytree(trained, tmp_path / "c")
+    shutil.rmtree(tmp_path / "c/checkpoints/final")
+    main(["evaluate", str(tmp_path / "c")])
+    assert "not finished: its newest checkpoint, step 12" in capsys.readouterr().out
+    file = tmp_path / "c/checkpoints/step_000012/model.safetensors"
+    file.write_bytes(file.read_bytes()[:-1])
+    main(["evaluate", str(tmp_path / "c")])
+    assert "its newest checkpoint, step 8" in capsys.readouterr().out
+    shutil.rmtree(tmp_path / "c/checkpoints")
+    assert "no checkpoint yet" in refused(capsys, "evaluate", tmp_path / "c")
+
+
+def test_a_page_on_a_run(trained, capsys, tmp_path):
+    main(["report", str(trained), "--output", str(tmp_path / "a.html"), "--examples", "10"])
+    assert f"wrote {tmp_path / 'a.html'}" in capsys.readouterr().out and "of 10 puzzles exactly" in (tmp_path / "a.html").read_text()
+    assert "examples is -1" in refused(capsys, "report", trained, "--examples", -1)
+    assert "no checkpoint 7" in refused(capsys, "report", trained, "--checkpoint", 7)
+    assert "no run here" in refused(capsys, "report", tmp_path)
+
+
+def test_a_run_knows_its_recipe(trained):
+    made = Run(trained).config["recipe"]
+    assert made["name"] == "copy-increment" and made["data"]["size"] == 3 and made["changed"]["train.steps"] == 12
+    assert "train.lr" not in made["changed"]
 
 
 def test_resume_after_sigterm(tmp_path, capsys, monkeypatch):
@@ -206,10 +374,11 @@ def test_ctrl_c_is_one_line_too(tmp_path, capsys, monkeypatch):
 
 
 @pytest.mark.parametrize("argv, words", [
-    (["fly"], "no command 'fly'; there are train, resume, evaluate"), (["train", "chess"], "no recipe 'chess'; there are copy-increment"),
+    (["fly"], "no command 'fly'; there are train, resume, runs"), (["train", "chess"], "no recipe 'chess'; there are copy-increment"),
     (["train", "copy-increment", *TINY, "--train.batch-size", "999"], "larger than the set"),
     (["train", "copy-increment", *TINY, "--train.device", "cuda:77"], "is not there"),
     (["train", "maze-hard", "--data.name", "no-such-set"], "no data set 'no-such-set'"),
+    (["compare", "nowhere"], "nowhere: no run here"), (["report", "nowhere"], "nowhere: no run here"), (["compare"], "no run is named"),
     (["resume", "nowhere"], "nowhere: no run here"), (["evaluate", "nowhere"], "nowhere: no run here"), (["runs", "nowhere"], "no runs below"),
     (["bench", "x"], "no benchmark 'x'"), (["report", "--notebook", "no.ipynb"], "no.ipynb: no such notebook")], ids=lambda v: " ".join(v[:2]) if isinstance(v, list) else "")
 def test_errors_are_one_line(tmp_path, monkeypatch, capsys, argv, words):

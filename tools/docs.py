@@ -76,6 +76,8 @@ def arguments(of) -> list[str]:
         if not dataclasses.is_dataclass(base): continue
         for name, d in docments(base, full=True).items():
             if name in found and not found[name].docment: found[name].docment = d.docment
+    for f in dataclasses.fields(of) if dataclasses.is_dataclass(of) else ():  # a setting says itself what it means
+        if f.name in found and f.metadata.get("help"): found[f.name].docment = f.metadata["help"]
     rows = [f"| `{name}` | {cell(d.docment or '')} | {type_name(d.anno)} | {short(d.default)} |"
             for name, d in found.items() if name not in ("self", "cls", "return")]
     back = found.get("return")
