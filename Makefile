@@ -1,4 +1,5 @@
 # make report      set up, run the experiment, write figures/*.png and report.html
+# make figures     set up, draw figures/*/*.png again from results/, without training; ONLY="cycles ..." some of them
 # make test        set up, then every check there is; make test-slow: those marked slow too
 # make check       seconds: ruff, mypy and the habits of notebooks and rooms
 # make export      package and README from the notebooks, notebooks cleaned
@@ -15,7 +16,7 @@ STAMP   := $(VENV)/.hrm_nb_installed
 PYTEST  := PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --durations=12
 
 .DEFAULT_GOAL := help
-.PHONY: help setup report test test-slow check export docs lab readme clean
+.PHONY: help setup report figures test test-slow check export docs lab readme clean
 
 help:
 	@sed -n 's/^# make/make/p; s/^# \([A-Z]*=\)/\1/p' Makefile
@@ -28,6 +29,9 @@ $(STAMP): constraints.txt setup.py settings.ini tools/setup.sh
 
 report: setup
 	@$(BIN)/hrm-nb report
+
+figures: setup
+	@$(BIN)/hrm-nb figures $(if $(ONLY),--only $(ONLY))
 
 test: setup
 	@$(PYTEST) $(TESTS)
@@ -45,7 +49,7 @@ docs: setup
 	@$(BIN)/python tools/docs.py
 
 lab: setup
-	@$(BIN)/jupyter lab --notebook-dir=. --LabApp.default_url=/lab/tree/nbs/index.ipynb $(LAB)
+	@$(BIN)/jupyter lab --notebook-dir=. --LabApp.default_url=/lab/tree/nbs/start.ipynb $(LAB)
 
 readme: setup
 	@$(BIN)/python tools/readme.py
