@@ -417,7 +417,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                  'hrm_nb.explorer.show_answers': ('explorer.html#show_answers', 'hrm_nb/explorer.py'),
                                  'hrm_nb.explorer.show_trace': ('explorer.html#show_trace', 'hrm_nb/explorer.py'),
                                  'hrm_nb.explorer.shown_steps': ('explorer.html#shown_steps', 'hrm_nb/explorer.py'),
-                                 'hrm_nb.explorer.sides': ('explorer.html#sides', 'hrm_nb/explorer.py'),
                                  'hrm_nb.explorer.step_curves': ('explorer.html#step_curves', 'hrm_nb/explorer.py'),
                                  'hrm_nb.explorer.step_player': ('explorer.html#step_player', 'hrm_nb/explorer.py'),
                                  'hrm_nb.explorer.two_to_compare': ('explorer.html#two_to_compare', 'hrm_nb/explorer.py'),

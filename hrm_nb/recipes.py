@@ -328,25 +328,6 @@ RECIPES = _RUNS_OF_OUR_OWN | _SMALL_SUDOKUS | _LOCAL_NETS | {
         ReasonerConfig.trm(**_ANY, L_cycles=4), _PAPER_TRM),
 }
 
-# %% ../nbs/25_recipes.ipynb #d599b53f
-_PAPER = TrainConfig(epochs=20_000, batch_size=768, lr=1e-4, puzzle_lr=1e-4, weight_decay=1.0, puzzle_weight_decay=1.0,
-                     warmup_steps=2000, optimizer="adam_atan2", drop_last=True, eval_every=4000, checkpoint_every=2000,
-                     log_every=20)
-_PAPER_ARC = dataclasses.replace(_PAPER, epochs=100_000, puzzle_lr=1e-2, weight_decay=.1, puzzle_weight_decay=.1)
-_PAPER_TRM = dataclasses.replace(_PAPER, epochs=50_000, ema=.999, ema_corrected=False)
-
-RECIPES = _RUNS_OF_OUR_OWN | _SMALL_SUDOKUS | _LOCAL_NETS | {
-    "hrm-maze": Recipe("HRM as published, Maze-Hard", MazeData(), _HRM, _PAPER),
-    "hrm-sudoku": Recipe("HRM as published, Sudoku-Extreme with 1,000 puzzles", SudokuData(), _HRM,
-        dataclasses.replace(_PAPER, augment=True)),
-    "hrm-arc-1": Recipe("HRM as published, ARC-AGI-1", ArcData(1), _HRM, _PAPER_ARC),
-    "hrm-arc-2": Recipe("HRM as published, ARC-AGI-2", ArcData(2), _HRM, _PAPER_ARC),
-    "trm-sudoku": Recipe("TRM as published, Sudoku-Extreme with 1,000 puzzles", SudokuData(),
-        ReasonerConfig.trm(**_ANY, mlp_t=True, pos_encodings="none"), dataclasses.replace(_PAPER_TRM, augment=True)),
-    "trm-maze": Recipe("TRM as published, Maze-Hard with its eight symmetries", MazeData(symmetries="carried"),
-        ReasonerConfig.trm(**_ANY, L_cycles=4), _PAPER_TRM),
-}
-
 # %% ../nbs/25_recipes.ipynb #fb44c797
 def recipe(name:str, # a key of RECIPES
            data:dict|None=None, model:dict|None=None, train:dict|None=None, # fields to override
