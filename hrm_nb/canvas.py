@@ -209,16 +209,16 @@ def _checked_frames(frames, cells:int) -> list[list[int]]:
         raise ValueError(f"a frame of {wrong[0]} cells; the grid has {cells}")
     return [[int(v) for v in f] for f in frames]
 
-# %% ../nbs/17_canvas.ipynb #bce47c29
+# %% ../nbs/17_canvas.ipynb #db32b012
 class GridCanvas(anywidget.AnyWidget):
     "A grid of one or many steps in the browser; with `editable`, to type into."
     _css = _GRID_CSS
     _esm = _CELL_JS + _MARK_JS + _LINES_JS + _PAINT_JS + _TYPE_JS + _CLICK_JS + _RENDER_JS
     look = traitlets.Dict().tag(sync=True)         # from `look`
-    frames = traitlets.List().tag(sync=True)       # tokens by step
-    marks = traitlets.List().tag(sync=True)        # sums of 1 wrong, 2 changed, 4 breaks a rule, by step
-    confidence = traitlets.List().tag(sync=True)   # per cent by step
-    truth = traitlets.List().tag(sync=True)        # tokens; written into the corner of a wrong cell
+    frames:traitlets.List = traitlets.List().tag(sync=True)       # tokens by step
+    marks:traitlets.List = traitlets.List().tag(sync=True)        # sums of 1 wrong, 2 changed, 4 breaks a rule, by step
+    confidence:traitlets.List = traitlets.List().tag(sync=True)   # per cent by step
+    truth:traitlets.List = traitlets.List().tag(sync=True)        # tokens; written into the corner of a wrong cell
     step = traitlets.Int(0).tag(sync=True)         # the frame shown
     title = traitlets.Unicode("").tag(sync=True)   # text above the grid
     editable = traitlets.Bool(False).tag(sync=True)
@@ -294,11 +294,11 @@ _CURVE_CSS = """
 .hrm-curve i { display: inline-block; width: 14px; height: 4px; margin: 0 5px 3px 0; }
 """
 
-# %% ../nbs/17_canvas.ipynb #4d339364
+# %% ../nbs/17_canvas.ipynb #27b76737
 class StepCurve(anywidget.AnyWidget):
     "Values between 0 and 1 by reasoning step, and where we are."
     _esm, _css = _AXES_JS + _CURVE_JS, _CURVE_CSS
-    curves = traitlets.List().tag(sync=True)  # dicts of name, colour, values and perhaps dash
+    curves:traitlets.List = traitlets.List().tag(sync=True)  # dicts of name, colour, values and perhaps dash
     step = traitlets.Int(0).tag(sync=True)    # from 0
 
     def show(self, curves:dict[str, tuple[str, list]]) -> "StepCurve": # name -> colour and values by step

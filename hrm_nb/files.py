@@ -23,6 +23,8 @@ from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+import hrm_nb
+
 # %% ../nbs/00_files.ipynb #5a6da721
 def replace_file(path, # file to write; its folder is made if need be
                  write:Callable[[Path], object], # writes to the path it is given
@@ -172,6 +174,8 @@ def data_roots() -> list[Path]:
     repository = next((d for d in (here, *here.parents) if (d / "settings.ini").is_file()), None)
     roots = [Path(os.environ["HRM_NB_DATA"])] if os.environ.get("HRM_NB_DATA") else []
     roots += [here / "data"] + ([repository / "data"] if repository else []) + [Path.home() / ".cache" / "hrm_nb"]
+    beside = Path(hrm_nb.__file__).resolve().parent.parent / "data"  # of a checkout that one works outside of
+    roots += [beside] if beside.is_dir() else []
     return list(dict.fromkeys(roots))
 
 # %% ../nbs/00_files.ipynb #a475557a

@@ -171,11 +171,11 @@ class Choice:
         if puzzles is None: raise ValueError(f"{self.name}: the run stored no {part} set; choose fresh puzzles")
         return puzzles
 
-# %% ../nbs/32_panels.ipynb #e502a008
+# %% ../nbs/32_panels.ipynb #50fcc0d1
 def _alike(puzzles:PuzzleSet, n:int, seed:int) -> PuzzleSet:
     "Puzzles made like those of a set."
     d = puzzles.domain
-    if d.name == "sudoku": return sudoku.generate(n, box=d.box, seed=seed)
+    if isinstance(d, sudoku.SudokuDomain): return sudoku.generate(n, box=d.box, seed=seed)
     if d.name == "maze":
         shortest = int((puzzles.labels[:100] >= 3).sum(1).min())  # S, G and the path
         return maze.generate(n, size=d.shape[0], min_path=shortest, seed=seed)
@@ -193,6 +193,9 @@ def fresh_puzzles(choice:Choice, n:int, # how many
     return shipped_puzzles(choice.name, n, seed)
 
 # %% ../nbs/32_panels.ipynb #cab03ec0
+_FIRST = "maze-10x10"  # the model that is seen first, where it is there
+
+
 class Shelf:
     "The models that can be chosen: shipped ones, and the checkpoints of the runs below a folder."
     def __init__(self, root): # a folder of runs; it need not exist
@@ -206,7 +209,7 @@ class Shelf:
         self.runs = runs(self.root, damaged=True) if self.root.is_dir() else pd.DataFrame()
         of_runs = [Choice(path, self.root / path, name) for path in (self.runs.path if len(self.runs) else ())
                    for name in reversed(list(Run(self.root / path).checkpoints.name))]
-        shipped = [Choice(name) for name in shipped_names()]
+        shipped = [Choice(name) for name in sorted(shipped_names(), key=lambda name: name != _FIRST)]
         self.choices = {str(c): c for c in [*shipped, *sorted(of_runs, key=lambda c: c.checkpoint.startswith("step"))]}
         for listener in self.listeners: listener()
 
@@ -276,8 +279,9 @@ def matching(table:pd.DataFrame, # of runs, a row each
     said = [" ".join(map(str, values)).lower() for values in table.itertuples(index=False)]
     return table[np.array([all(word in one for word in text.lower().split()) for one in said], bool)]
 
-# %% ../nbs/32_panels.ipynb #d14b0fe0
-_STYLES = {"train": dict(lw=1, alpha=.6), "held_out": dict(lw=1.6, ls="--"), "test": dict(lw=2, ms=3)}
+# %% ../nbs/32_panels.ipynb #c223cbc9
+_STYLES:dict[str, dict[str, Any]] = {"train": dict(lw=1, alpha=.6), "held_out": dict(lw=1.6, ls="--"),
+                                     "test": dict(lw=2, ms=3)}
 
 
 def overlay(histories:dict[str, pd.DataFrame], # name of a run -> its history

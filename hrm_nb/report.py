@@ -24,7 +24,7 @@ DASH = "–"
 
 def value_text(value) -> str:
     "A value of a table as text."
-    if value is None or value != value or str(value) in ("nan", "NaN", "None", "<NA>", "NaT", ""): return DASH
+    if str(value) in ("nan", "NaN", "None", "<NA>", "NaT", ""): return DASH
     if str(value) in ("True", "False"): return "yes" if str(value) == "True" else "no"
     if not isinstance(value, str) and hasattr(value, "item"): value = value.item()
     if isinstance(value, int): return f"{value:,}"

@@ -17,7 +17,7 @@ import pandas as pd
 
 from .analysis import breakdown, calibration, compare_checkpoints, curves, halting, steps_table, wilson
 from .analysis import with_intervals
-from .figures import prediction_rows, steps_and_halting, training_metrics
+from .figures import checkpoint_shares, prediction_rows, steps_and_halting, training_metrics
 from .files import replace_file
 from .looking import UNREADABLE, Seen, look, one_line, paired
 from .model import ReasonerConfig
@@ -216,8 +216,10 @@ def knowing(seen:Seen) -> str: # HTML
 def checkpoints(seen:Seen) -> str: # HTML
     "Every checkpoint on the same puzzles."
     table = compare_checkpoints(seen.run, seen.puzzles)
-    return table_html(table) + ("<p class=mute>p against previous: how likely a difference to the row above is, were "
-                                "both equally good (McNemar's exact test).</p>")
+    shares = figure_html(checkpoint_shares(table), "share of puzzles exact by checkpoint")
+    note = ("<p class=mute>p against previous: how likely a difference to the row above is, were both equally good "
+            "(McNemar's exact test); p holm: the same among all rows.</p>")
+    return shares + table_html(table) + note
 
 
 _PARTS:tuple[tuple[str, Callable[[Seen], str], bool], ...] = (  # heading, what makes it, whether it needs scores

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['GOING_ON', 'KINDS', 'state_in_words', 'curves_so_far', 'WatchWidgets', 'WatchPanel', 'Job', 'train_arguments',
-           'TrainWidgets', 'Attended', 'TrainPanel']
+           'TrainWidgets', 'how_it_ended', 'Attended', 'TrainPanel']
 
 # %% ../nbs/34_training_panels.ipynb #10a047a8
 import asyncio
@@ -110,15 +110,22 @@ class WatchPanel(WatchWidgets):
         "Begin or end following, in a task beside everything else."
         if self.follow.value: self.task = asyncio.get_running_loop().create_task(self.keep_looking())
 
-# %% ../nbs/34_training_panels.ipynb #6639c2e1
+# %% ../nbs/34_training_panels.ipynb #d9c7912d
+# A kernel ignores interrupts between cells, and what it starts would inherit that.
+_CALL = """import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from hrm_nb.cli import main
+main(sys.argv[1:])"""
+
+
 class Job:
     "A command of this package in a process of its own."
     def __init__(self, arguments:list[str], # of hrm-nb
                  log:Path): # what it prints
         log.parent.mkdir(parents=True, exist_ok=True)
-        self.log, call = log, "import sys; from hrm_nb.cli import main; main(sys.argv[1:])"
+        self.log = log
         with open(log, "ab") as out:
-            self.process = subprocess.Popen([sys.executable, "-c", call, *arguments], stdin=subprocess.DEVNULL,
+            self.process = subprocess.Popen([sys.executable, "-c", _CALL, *arguments], stdin=subprocess.DEVNULL,
                                             stdout=out, stderr=subprocess.STDOUT,
                                             start_new_session=True)  # a Ctrl-C meant for the kernel is not meant for it
 
@@ -186,7 +193,15 @@ class TrainWidgets(Panel):
         typed = {name: _number(one.value, KINDS[name], name) for name, one in self.fields.items()}
         return {k: v or None if k == "steps" else v for k, v in typed.items()} | dict(device=self.device.value)
 
-# %% ../nbs/34_training_panels.ipynb #9837b607
+# %% ../nbs/34_training_panels.ipynb #265c33a1
+def how_it_ended(status:int, # of the process
+                 folder:Path) -> str:
+    "What a training's exit status means."
+    kept = (folder / "config.json").exists() and len(Run(folder).checkpoints)
+    stopped = "stopped; Resume goes on from here" if kept else "stopped before its first checkpoint"
+    return {0: "finished", 130: stopped}.get(status, f"ended with status {status}")
+
+# %% ../nbs/34_training_panels.ipynb #2e087dbd
 class Attended(TrainWidgets):
     "A training in a process of its own, and what is told of it."
     def __init__(self, shelf:Shelf, saved="saved"):
@@ -224,9 +239,8 @@ class Attended(TrainWidgets):
         if here: self.watch.safely(self.watch.look)()
         if self.job.alive: return
         self.shelf.refresh()
-        status = self.job.process.returncode
-        said = {0: "finished", 130: "stopped; Resume goes on from here"}.get(status, f"ended with status {status}")
-        self.say(f"{self.folder_of_run}: {said}. {self.job.said()}", bad=status not in (0, 130))
+        said = how_it_ended(self.job.process.returncode, self.folder_of_run)
+        self.say(f"{self.folder_of_run}: {said}. {self.job.said()}", bad=said.startswith("ended"))
 
 # %% ../nbs/34_training_panels.ipynb #3078775a
 class TrainPanel(Attended):

@@ -3,6 +3,7 @@ import asyncio
 import html
 import json
 import shutil
+import signal
 import time
 
 import numpy as np
@@ -12,13 +13,12 @@ from hypothesis import strategies as st
 
 pytest.importorskip("ipywidgets")
 from hrm_nb import panels, patterns, sudoku
-from hrm_nb.canvas import GridCanvas, StepCurve
 from hrm_nb.explorer import PARTS, TYPED, CheckpointPanel, Explorer, ReplayPanel, pasted
-from hrm_nb.panels import BreakdownPanel, Choice, RunsPanel, Shelf, free_path, save_as
+from hrm_nb.panels import BreakdownPanel, RunsPanel, Shelf, free_path, save_as
 from hrm_nb.puzzles import IGNORE
 from hrm_nb.recipes import build, recipe
 from hrm_nb.training import fit
-from hrm_nb.training_panels import Job, TrainPanel, WatchPanel
+from hrm_nb.training_panels import TrainPanel
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def root(made, tmp_path):
 @pytest.fixture(autouse=True)
 def no_shipped(monkeypatch):
     "Only what a test puts there is on the shelf."
-    monkeypatch.setattr(panels, "shipped_names", lambda: [])
+    monkeypatch.setattr(panels, "shipped_names", list)
 
 
 def said(panel): return html.unescape(panel.message.value)
@@ -156,7 +156,9 @@ def test_a_training_is_stopped_and_goes_on(made, tmp_path):
         panel = TrainPanel(Shelf(tmp_path / "runs"))
         panel.name.value, panel.device.value = "long", "cpu"
         panel.fields["steps"].value = "4000"
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as a kernel has it between cells
         panel.start.click()
+        signal.signal(signal.SIGINT, before)
         history = tmp_path / "runs" / "long" / "training_history.json"
         for _ in range(600):
             if history.exists() and len(json.loads(history.read_text()).get("step", ())) > 1: break

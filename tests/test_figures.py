@@ -120,11 +120,12 @@ MADE = {
 
 @pytest.mark.parametrize("name", MADE)
 def test_a_table_gives_a_readable_figure_and_the_same_again(name):
+    import matplotlib.pyplot as plt
+    open_before = plt.get_fignums()
     fig = MADE[name]()
     assert style.smallest_text(fig) >= 7 and fig.get_figwidth() <= style.WIDTH
     assert png(MADE[name]()) == png(MADE[name]())
-    import matplotlib.pyplot as plt
-    assert not plt.get_fignums()
+    assert plt.get_fignums() == open_before
 
 
 def test_a_comparison_shows_its_numbers():

@@ -68,7 +68,8 @@ def settings():
 def test_version(): assert settings()["version"] == hrm_nb.__version__
 
 
-DISTRIBUTIONS = {"yaml": "pyyaml", "sklearn": "scikit-learn", "pynvml": "nvidia-ml-py", "PIL": "pillow"}  # where the names differ
+DISTRIBUTIONS = {"yaml": "pyyaml", "sklearn": "scikit-learn", "pynvml": "nvidia-ml-py", "PIL": "pillow",
+                 "bs4": "beautifulsoup4"}  # where the names differ
 
 
 def declared(*extras):

@@ -103,9 +103,11 @@ def test_answers_are_judged(monkeypatch, capsys):
     text = made.domain.text(made.inputs[0])
     for told, verified in ((made.labels, True), (wrong, False)):
         model = Oracle(made, told, monkeypatch)
-        a, = answer(read_puzzle(text), model)
+        a, = answer(read_puzzle(text), model, halt="learned")
         assert (a.verified, a.halted, a.steps, len(a.changed)) == (verified, True, 2, 0 if verified else 1)
-        monkeypatch.setattr(solving, "_shipped", lambda m=model: (pd_table(), lambda name: m))
+        monkeypatch.setattr(solving, "shipped_models", pd_table)
+        monkeypatch.setattr(solving, "about_shipped", lambda name: {})
+        monkeypatch.setattr(solving, "shipped", lambda name, m=model: m)
         if verified: solve_command.solve(solve_command.SolveOptions(text))
         else:
             with pytest.raises(SystemExit) as e: solve_command.solve(solve_command.SolveOptions(text, json=True))
