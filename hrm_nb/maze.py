@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from .domains import Cell, cell_tokens
+from .domains import Cell, cell_tokens, check_length
 from .puzzles import IGNORE, Domain, PuzzleSet, hold_to, hub_file, read_csv
 from .sources import question_length
 
@@ -521,6 +521,7 @@ def read_text(text:str, # a line a grid row
               allowed:str="".join(_SYMBOLS), # the characters that may stand in it
               ) -> tuple["MazeDomain", np.ndarray]: # the domain of its size, and (S,) uint8 tokens
     "A maze written as text, as its domain writes it or as people paste it; whether it is a maze is not asked."
+    check_length(text)
     rows = [[Cell(symbol, number, column) for column, symbol in enumerate(line, 1)]
             for number, line in _equal_lines(text)]
     grid = cell_tokens(rows, {symbol: token for token, symbol in enumerate(_SYMBOLS) if symbol in allowed}, "a maze")
@@ -555,7 +556,8 @@ def _as_mazes(puzzles:PuzzleSet, # a plain grid set
     "A loaded plain grid set as mazes, its rows checked by the maze rules."
     if puzzles.metadata["vocab_size"] != len(_SYMBOLS):
         raise ValueError(f"{source}: {puzzles.metadata['vocab_size']} symbols; a maze set has {len(_SYMBOLS)}")
-    shape = _grid_shape(puzzles.inputs.shape[1], None if isinstance(size, int | None) else size)
+    try: shape = _grid_shape(puzzles.inputs.shape[1], None if isinstance(size, int | None) else size)
+    except ValueError as e: raise ValueError(f"{source}: {e}") from None
     return hold_to(puzzles.replace(domain=domain(shape), source=source), MazeDomain.problems, bad_rows, source)
 
 # %% ../nbs/08_maze.ipynb #fba244c4

@@ -24,7 +24,7 @@ import torch
 from .domains import CHUNK, IGNORE, Domain, describe_domain, domain_class, foreign_symbols, grid_domain
 from .domains import raise_first, restore_domain, show
 from .files import data_path, data_roots
-from .sources import hub_file, parse_csv, read_split, signed, write_split
+from .sources import check_description, hub_file, parse_csv, read_split, signed, write_split
 
 # %% ../nbs/04_puzzles.ipynb #2f66c75a
 _all_ = ["IGNORE", "Domain", "data_path", "data_roots", "describe_domain", "domain_class", "grid_domain", "hub_file",
@@ -42,7 +42,9 @@ def _token_array(array, what:str, source:str) -> np.ndarray:
 
 def _token_arrays(inputs, labels, source:str) -> tuple[np.ndarray, np.ndarray]:
     "Inputs and labels of one shape."
-    inputs, labels = _token_array(inputs, "inputs", source), signed(_token_array(labels, "labels", source))
+    inputs, labels = _token_array(inputs, "inputs", source), _token_array(labels, "labels", source)
+    try: labels = signed(labels)
+    except ValueError as e: raise ValueError(f"{source}: {e}") from None
     if len(inputs) == 0: raise ValueError(f"{source}: empty; a puzzle set holds at least one example")
     if inputs.shape != labels.shape:
         raise ValueError(f"{source}: inputs {inputs.shape} and labels {labels.shape} differ in shape; "
@@ -52,7 +54,8 @@ def _token_arrays(inputs, labels, source:str) -> tuple[np.ndarray, np.ndarray]:
 # %% ../nbs/04_puzzles.ipynb #a8876839
 def _fitting_domain(inputs, labels, given:dict) -> Domain:
     "A plain grid that just fits."
-    return grid_domain(given.get("vocab_size", int(max(inputs.max(), labels.max())) + 1), inputs.shape[1])
+    largest = max(0, int(inputs.max(initial=0)), int(labels.max(initial=0)))
+    return grid_domain(given.get("vocab_size", largest + 1), inputs.shape[1])
 
 
 def _complete(puzzles:"PuzzleArrays", given:dict[str, Any]) -> dict[str, Any]:
@@ -63,6 +66,16 @@ def _complete(puzzles:"PuzzleArrays", given:dict[str, Any]) -> dict[str, Any]:
                mean_puzzle_examples=len(puzzles) / max(1, len(puzzles.puzzle_indices) - 1), sets=["all"])
     names = given.get("identifier_names") or ["<blank>"] + [f"puzzle {i}" for i in range(1, ids)]
     return {**own, "dtypes": {}, **given, "identifier_names": names}
+
+# %% ../nbs/04_puzzles.ipynb #4e0da0d9
+def _whole_numbers(array, what:str, source:str) -> np.ndarray:
+    "A one-dimensional array of whole numbers, signed where differences are taken; floats are not cut, but refused."
+    array = np.asarray(array)
+    if array.ndim != 1 or array.dtype.kind not in "iu":
+        raise ValueError(f"{source}: {what} must be whole numbers in one dimension, found {array.dtype} {array.shape}")
+    if array.dtype.kind != "u" or what == "identifiers": return array
+    if array.max(initial=0) >= 2 ** 62: raise ValueError(f"{source}: {what} hold {array.max()}, which counts nothing")
+    return array.astype(np.int64)
 
 # %% ../nbs/04_puzzles.ipynb #229e18ee
 def _check_indices(p:"PuzzleArrays", source:str) -> None:
@@ -76,6 +89,7 @@ def _check_indices(p:"PuzzleArrays", source:str) -> None:
 def _check_set(p:"PuzzleArrays", source:str) -> None:
     "Raise ValueError where the parts of a set contradict each other."
     n, m, d = len(p), p.metadata, p.domain
+    check_description(m, source)
     if p.identifiers.shape != (n,):
         raise ValueError(f"{source}: {p.identifiers.shape} identifiers for {n} examples; one each is allowed")
     if p.identifiers.min() < 0 or p.identifiers.max() >= m["num_puzzle_identifiers"]:
@@ -89,6 +103,19 @@ def _check_set(p:"PuzzleArrays", source:str) -> None:
         raise ValueError(f"{source}: {m['seq_len']} tokens of {m['vocab_size']} symbols, but the domain {d.name} has "
                          f"{d.seq_len} of {d.vocab_size}")
     raise_first(foreign_symbols(d, p.inputs, p.labels), source)
+
+# %% ../nbs/04_puzzles.ipynb #fd21dae6
+def _check_types(tags, metadata, source:str) -> None:
+    "Raise ValueError where tags are no table, or metadata is no dict with the kinds of value it needs."
+    if not isinstance(tags, pd.DataFrame | None):
+        raise ValueError(f"{source}: tags are a {type(tags).__name__}; allowed is a DataFrame, a row an example")
+    if not isinstance(metadata, dict | None):
+        raise ValueError(f"{source}: metadata is a {type(metadata).__name__}; allowed is a dict of fields")
+    names, types = [(metadata or {}).get(k) for k in ("identifier_names", "dtypes")]
+    if not isinstance(names, list | None): raise ValueError(f"{source}: identifier_names is a {type(names).__name__}; "
+                                                            "allowed is a list of names")
+    if not isinstance(types, dict | None): raise ValueError(f"{source}: dtypes is a {type(types).__name__}; "
+                                                            "allowed is a dict")
 
 # %% ../nbs/04_puzzles.ipynb #5e4206f0
 class PuzzleArrays:
@@ -104,12 +131,14 @@ class PuzzleArrays:
                  metadata:dict|None=None, # fields of dataset.json to keep or override
                  source:str="puzzle set", # what error messages call it
                  ):
+        def whole(array, what, otherwise): return otherwise if array is None else _whole_numbers(array, what, source)
+        _check_types(tags, metadata, source)
         self.inputs, self.labels = _token_arrays(inputs, labels, source)
         n, given = len(self.inputs), metadata or {}
         self.domain = domain or _fitting_domain(self.inputs, self.labels, given)
-        self.identifiers = np.zeros(n, np.int32) if identifiers is None else np.asarray(identifiers)
-        self.puzzle_indices = np.arange(n + 1) if puzzle_indices is None else np.asarray(puzzle_indices)
-        self.group_indices = np.arange(len(self.puzzle_indices)) if group_indices is None else np.asarray(group_indices)
+        self.identifiers = whole(identifiers, "identifiers", np.zeros(n, np.int32))
+        self.puzzle_indices = whole(puzzle_indices, "puzzle_indices", np.arange(n + 1))
+        self.group_indices = whole(group_indices, "group_indices", np.arange(len(self.puzzle_indices)))
         self.tags = pd.DataFrame(index=range(n)) if tags is None else tags.reset_index(drop=True)
         self.metadata = _complete(self, given)
         _check_set(self, source)
@@ -238,8 +267,9 @@ def check_bad_rows(value:str) -> None:
 
 def _kept_indices(keep:np.ndarray, puzzle_indices, group_indices) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     "New puzzle and group indices of the kept rows, and the numbers of the groups that are left."
-    puzzles = np.arange(len(keep) + 1) if puzzle_indices is None else np.asarray(puzzle_indices)
-    groups = np.arange(len(puzzles)) if group_indices is None else np.asarray(group_indices)
+    def whole(array, what, otherwise): return otherwise if array is None else _whole_numbers(array, what, "dropping")
+    puzzles = whole(puzzle_indices, "puzzle_indices", np.arange(len(keep) + 1))
+    groups = whole(group_indices, "group_indices", np.arange(len(puzzles)))
     for name, index, end in (("puzzle_indices", puzzles, len(keep)), ("group_indices", groups, len(puzzles) - 1)):
         if len(index) < 2 or index[0] != 0 or index[-1] != end or (np.diff(index) <= 0).any():
             raise ValueError(f"{name} must rise from 0 to {end}, found {index[:3]}..{index[-1:]}")
@@ -254,7 +284,11 @@ def drop_bad_rows(problems:Callable, # function (domain, inputs, labels) -> {row
                   metadata:dict|None=None, source:str="puzzle set", puzzle_indices=None, group_indices=None,
                   ) -> PuzzleSet: # the arguments are those of `PuzzleSet`
     "A set without the rows that `problems` finds, counted in a warning; puzzles and groups left empty go too."
+    _check_types(tags, metadata, source)
     inputs, labels = _token_arrays(inputs, labels, source)
+    for name, part in (("identifiers", identifiers), ("rows of tags", tags)):
+        if part is not None and len(part) != len(inputs):
+            raise ValueError(f"{source}: {len(part)} {name} for {len(inputs)} examples")
     bad = problems(domain, inputs, labels)
     keep = np.ones(len(inputs), bool)
     keep[list(bad)] = False
@@ -292,6 +326,9 @@ def load_set(folder, split:str, domain:Domain|None=None, bad_rows:str="raise") -
     check_bad_rows(bad_rows)
     read = read_split(folder, split)
     meta = read["metadata"]
+    if domain and (domain.seq_len, domain.vocab_size) != (meta["seq_len"], meta["vocab_size"]):
+        raise ValueError(f"{Path(folder) / split}: {meta['seq_len']} tokens of {meta['vocab_size']} symbols, but the "
+                         f"domain {domain.name} has {domain.seq_len} of {domain.vocab_size}")
     domain = domain or grid_domain(meta["vocab_size"], meta["seq_len"], Path(folder).name)
     build = read | dict(domain=domain, source=str(Path(folder) / split))
     return PuzzleSet(**build) if bad_rows == "raise" else drop_bad_rows(foreign_symbols, **build)

@@ -9,6 +9,7 @@ __all__ = ['models_folder', 'store_model', 'about_shipped', 'shipped', 'describe
 # %% ../nbs/15_shipped.ipynb #43660ea5
 import dataclasses
 import importlib
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,12 @@ import pandas as pd
 import torch
 
 import hrm_nb
-from .config import from_values
-from .files import load_tensors, read_json, save_tensors, whole_folder, write_json
+from .config import from_values, quoted
+from .files import load_tensors, save_tensors, whole_folder, write_json
 from .model import Reasoner, ReasonerConfig, count_parameters
+from .published import fitted
 from .puzzles import PuzzleSet
+from .sources import MOST_BYTES, regular_file, stored_json
 
 # %% ../nbs/15_shipped.ipynb #b5393bc4
 def models_folder() -> Path:
@@ -66,9 +69,9 @@ def about_shipped(name:str, # of the model
                   ) -> dict[str, Any]: # recipe, model, data, train, seed, environment, scores
     "How a model was made, and its scores."
     file = _place(name, folder) / "config.json"
-    about = read_json(file)
-    if not isinstance(about, dict) or (missing := [k for k in (*_ABOUT, "model") if k not in about]):
-        raise ValueError(f"{file}: not the record of a model; it lacks {', '.join(missing)}")
+    about = stored_json(file, MOST_BYTES["description"])
+    missing = [k for k in (*_ABOUT, "model") if not isinstance(about, dict) or k not in about]
+    if missing: raise ValueError(f"{file}: not the record of a model; it lacks {', '.join(missing)}")
     return about
 
 # %% ../nbs/15_shipped.ipynb #ba1ec105
@@ -78,13 +81,11 @@ def shipped(name:str, # of the model, see `shipped_models`
             ) -> Reasoner: # ready to be asked
     "A trained model that comes with the package."
     place, about = _place(name, folder), about_shipped(name, folder)
-    tensors, _ = load_tensors(place / "model.safetensors")
-    model = Reasoner(ReasonerConfig.from_dict(about["model"]))
-    try: model.load_state_dict(tensors)
-    except RuntimeError as e:
-        why = str(e).splitlines()[-1].strip()
-        raise ValueError(f"{place}: the weights do not fit the model in config.json ({why})") from None
-    return model.to(device).eval()
+    try: config = ReasonerConfig.from_dict(about["model"])
+    except ValueError as e: raise ValueError(f"{place / 'config.json'}: model: {e}") from None
+    file = regular_file(place / "model.safetensors")
+    tensors, _ = load_tensors(file)
+    return fitted(config, tensors, file).to(device)
 
 # %% ../nbs/15_shipped.ipynb #3fd029a5
 def describe_data(data:Any, # a recipe's data
@@ -99,12 +100,17 @@ def _as_tuple(value): return tuple(map(_as_tuple, value)) if isinstance(value, l
 def restore_data(described:dict, # from `describe_data`
                  ) -> Any: # the recipe's data
     "The data that `describe_data` described, of a class in this package."
-    module, _, name = described["class"].rpartition(".")
-    if not module.startswith("hrm_nb."): raise ValueError(f"data of class {described['class']}: none of this package")
-    kind = getattr(importlib.import_module(module), name, None)
-    if not (isinstance(kind, type) and dataclasses.is_dataclass(kind)):
-        raise ValueError(f"{module} has no data class {name}")
-    return from_values(kind, {k: _as_tuple(v) for k, v in described["fields"].items()})
+    place, fields = [described.get(k) if isinstance(described, dict) else None for k in ("class", "fields")]
+    if not isinstance(place, str) or not isinstance(fields, dict):
+        raise ValueError(f"data is {quoted(described)}; allowed are a class and its fields")
+    module, _, name = place.rpartition(".")
+    if not re.fullmatch(r"hrm_nb\.\w+", module): raise ValueError(f"data of class {place:.200}: none of this package")
+    try: kind = getattr(importlib.import_module(module), name, None)
+    except ImportError: kind = None
+    if not (isinstance(kind, type) and dataclasses.is_dataclass(kind) and hasattr(kind, "fresh")):
+        raise ValueError(f"{module:.200} has no data class {name:.200}")
+    try: return from_values(kind, {k: _as_tuple(v) for k, v in fields.items()})
+    except RecursionError: raise ValueError(f"data of class {place}: its fields are nested too deep") from None
 
 # %% ../nbs/15_shipped.ipynb #90e2533b
 def shipped_puzzles(name:str, # of the model
@@ -114,17 +120,21 @@ def shipped_puzzles(name:str, # of the model
                     ) -> PuzzleSet:
     "Puzzles for a model, drawn as its recipe draws its test set."
     if n < 1: raise ValueError(f"{n} puzzles: at least 1 is allowed")
-    return restore_data(about_shipped(name, folder)["data"]).fresh(n, seed)
+    try: return restore_data(about_shipped(name, folder)["data"]).fresh(n, seed)
+    except ValueError as e: raise ValueError(f"{_place(name, folder) / 'config.json'}: {e}") from None
 
 # %% ../nbs/15_shipped.ipynb #4c827901
 def _row(name:str, folder) -> dict[str, Any]:
     "A model as a row of the table."
     about, model = about_shipped(name, folder), shipped(name, folder=folder)
-    kind, scores = about["data"]["domain"], about["scores"]
     size = (_place(name, folder) / "model.safetensors").stat().st_size
-    return dict(name=name, domain=kind["name"], shape="x".join(map(str, kind["shape"])),
-                parameters=count_parameters(model), bytes=size, exact=scores["exact"], count=scores["count"],
-                steps=scores["steps"], recipe=about["recipe"])
+    try:
+        kind, scores = about["data"]["domain"], about["scores"]
+        return dict(name=name, domain=kind["name"], shape="x".join(map(str, kind["shape"])),
+                    parameters=count_parameters(model), bytes=size, exact=scores["exact"], count=scores["count"],
+                    steps=scores["steps"], recipe=about["recipe"])
+    except (KeyError, TypeError) as e:
+        raise ValueError(f"{_place(name, folder) / 'config.json'}: not the record of a model ({e!r:.200})") from None
 
 
 def shipped_models(folder=None, # a folder of models; None = those that come with the package

@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from .domains import Cell, cell_points, cell_tokens, split_cells, symbol_sizes
+from .domains import Cell, cell_points, cell_tokens, check_length, split_cells, symbol_sizes
 from .puzzles import IGNORE, Domain, PuzzleSet, hold_to, hub_file, read_csv
 from .sources import question_length
 
@@ -178,7 +178,8 @@ class SudokuDomain(_SudokuLooks):
 def domain(box:tuple[int, int]=(3, 3), # rows and columns of a box, one of `BOXES`
            ) -> SudokuDomain:
     "The sudoku domain of a box shape."
-    if tuple(box) not in BOXES: raise ValueError(f"box {box}: allowed are {', '.join(map(str, BOXES))}")
+    if not isinstance(box, list | tuple) or tuple(box) not in BOXES:
+        raise ValueError(f"box {box}: allowed are {', '.join(map(str, BOXES))}")
     n = box[0] * box[1]
     symbols = ("_", ".", *map(str, range(1, n + 1)))
     palette = ("#d9d9d9",) + ("#ffffff",) * (n + 1)  # padding is grey
@@ -237,6 +238,7 @@ def read_text(text:str, # one line of cells, or a grid; '.', '0' and '_' are bla
               box=None, # rows and columns of a box; None = as drawn in the text, else the usual shape of that size
               ) -> tuple[SudokuDomain, np.ndarray]: # the domain of its size, and (S,) tokens
     "A sudoku written as text, as its domain writes it or as people paste it; whether it can be solved is not asked."
+    check_length(text)
     kept = "\n".join("" if _is_rule(line) else line for line in text.split("\n"))
     rows = split_cells(re.sub(f"[{_BAR}]", " ", kept), apart=False)
     blanks, any_size = dict.fromkeys(".0_", 1), {str(i): i + 1 for i in range(1, 10)}
@@ -554,7 +556,8 @@ def _count_givens(puzzles:PuzzleSet) -> PuzzleSet:
 def _load_arrays(folder, split, box, prove, bad_rows) -> PuzzleSet:
     "A set in the published npy layout, checked by the rules of sudoku."
     p, source = PuzzleSet.load(folder, split, bad_rows=bad_rows), str(folder / split)
-    d = domain(box or box_of(p.inputs.shape[1]))
+    try: d = domain(box or box_of(p.inputs.shape[1]))
+    except ValueError as e: raise ValueError(f"{source}: {e}") from None
     rules = proven_problems if prove else SudokuDomain.problems
     whole = hold_to(p.replace(domain=d, source=source), rules, bad_rows, source)
     return _count_givens(whole)
@@ -587,6 +590,11 @@ def hub(split:str, # "train" (3.8 million puzzles) or "test"
     return load_csv(hub_file(repo, f"{split}.csv", _OTHERWISE), prove=prove, bad_rows=bad_rows)
 
 # %% ../nbs/07_sudoku.ipynb #04865063
+def _rating(value) -> str: # nothing where it is not known
+    "A rating as a CSV file holds it."
+    return value if isinstance(value, str) else f"{value:g}" if math.isfinite(value) else ""
+
+# %% ../nbs/07_sudoku.ipynb #3cc3e236
 def save_csv(puzzles:PuzzleSet, # sudokus with fully counted labels
              path, # file to write; must not exist
              ) -> Path:
@@ -600,7 +608,7 @@ def save_csv(puzzles:PuzzleSet, # sudokus with fully counted labels
         out = csv.writer(f, lineterminator="\n")
         out.writerow(["source", "question", "answer", "rating"])
         for x, y, s, r in zip(puzzles.inputs, puzzles.labels, source, rating):
-            out.writerow([s, "".join(symbols[x]), "".join(symbols[y]), r if isinstance(r, str) else f"{r:g}"])
+            out.writerow([s, "".join(symbols[x]), "".join(symbols[y]), _rating(r)])
     return path
 
 # %% ../nbs/07_sudoku.ipynb #aadf5ad5
