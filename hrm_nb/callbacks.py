@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['Callback', 'train_metrics', 'device_readings', 'evaluation_due', 'history_row', 'HistoryCB', 'Interrupted',
-           'SignalCB', 'evaluating', 'EvaluateCB', 'BestCB', 'StopCB', 'CheckpointCB', 'ProgressCB']
+           'SignalCB', 'evaluating', 'EvaluateCB', 'FiniteCB', 'refuse_nonfinite_score', 'BestCB', 'StopCB', 'complete',
+           'checkpoint_due', 'CheckpointCB', 'ProgressCB']
 
 # %% ../nbs/23_callbacks.ipynb #323a9fe4
 import math
@@ -22,8 +23,9 @@ from tqdm.auto import tqdm
 from .act import METRICS
 from .evaluation import evaluate
 from .puzzles import PuzzleSet
-from .runs import Run, keep_newest, save_checkpoint, save_model, write_history
-from .trainer import Trainer, refuse_nonfinite
+from .runs import Checkpoint, Run, add_history, forget_beginning, keep_newest, save_checkpoint, save_model
+from .runs import write_history
+from .trainer import DivergedError, Trainer, refuse_diverged, refuse_nonfinite, refuse_nonfinite_state
 
 # %% ../nbs/23_callbacks.ipynb #f12b66e0
 class Callback:
@@ -214,6 +216,19 @@ class EvaluateCB(Callback):
             summary = evaluate(trainer.model, self.puzzles, **self.options).summary
         row.update({f"{self.name}_{k}": v for k, v in summary.items()})
 
+# %% ../nbs/23_callbacks.ipynb #e5008837
+class FiniteCB(Callback):
+    "Before the run is scored: end it with `DivergedError` if it has diverged."
+    def on_log(self, trainer, row):
+        if evaluation_due(trainer): refuse_diverged(trainer)
+
+
+def refuse_nonfinite_score(score:list[float], step:int) -> None:
+    "Raise DivergedError for a score that nothing can be chosen by."
+    if all(map(math.isfinite, score)): return
+    raise DivergedError(f"step {step}: the model's score is {score}, by which nothing can be chosen; training stopped, "
+                        "earlier checkpoints are kept. A lower lr, a longer warm-up or clip_norm may help")
+
 # %% ../nbs/23_callbacks.ipynb #e1741522
 class BestCB(Callback):
     "Keep the best model seen at evaluations."
@@ -229,6 +244,7 @@ class BestCB(Callback):
         if trainer.rank or not evaluation_due(trainer): return
         if self.held_out: self.now = [row["held_out_exact_accuracy"], -row["held_out_lm_loss"]]
         else: self.now = [-sum(self.losses) / max(1, len(self.losses))]
+        refuse_nonfinite_score(self.now, trainer.step)
         self.losses = []
         if self.best is not None and self.now <= self.best:
             self.waited += 1
@@ -236,10 +252,14 @@ class BestCB(Callback):
         self.best, self.waited = self.now, 0
         chosen_by = "held-out exact accuracy" if self.held_out else "training loss, nothing is held out"
         about = dict(score=self.now, chosen_by=chosen_by)
+        refuse_nonfinite_state(trainer)
         with evaluating(trainer): save_model(self.run, "best", trainer.step, trainer.model.state_dict(), about)
 
     def state(self): return dict(best=self.best, waited=self.waited, losses=self.losses)
-    def restore(self, state): self.best, self.waited, self.losses = state["best"], state["waited"], state["losses"]
+
+    def restore(self, state):
+        self.best, self.waited, self.losses = state["best"], state["waited"], state["losses"]
+        if self.best and len(self.best) != 1 + self.held_out: self.best = None   # chosen by something else so far
 
 # %% ../nbs/23_callbacks.ipynb #1f71989e
 class StopCB(Callback):
@@ -256,13 +276,38 @@ class StopCB(Callback):
         trainer.stopped = trainer.ranks.from_first(trainer.stopped)
 
 # %% ../nbs/23_callbacks.ipynb #86afaac1
+def complete(checkpoint:Checkpoint, # from the trainer, changed in place
+             trainer:Trainer,
+             data:dict[str, str], # name of each set: its hash
+             rows:list[dict]|None=None, # the history so far
+             ) -> Checkpoint:
+    "Add what does not belong to the next step: the configuration, why the run stopped, the history, callbacks' notes."
+    for callback in trainer.callbacks: checkpoint.state.update(callback.state())
+    under = dict(model=trainer.model.config.to_dict(), train=trainer.config.to_dict(), data=data)
+    checkpoint.state.update(stopped=trainer.stopped, trained_under=under)
+    add_history(checkpoint, rows or [])
+    return checkpoint
+
+# %% ../nbs/23_callbacks.ipynb #273faab3
 _SECURE_S = 60  # seconds between checkpoints where no number of steps is set
 
 
+def checkpoint_due(trainer:Trainer,
+                   secured:float, # when the last one was made, on the monotonic clock
+                   ) -> bool: # the same on all ranks
+    "Whether a checkpoint is to be made after the present step."
+    every = trainer.config.checkpoint_every
+    late = trainer.rank == 0 and time.monotonic() - secured > _SECURE_S
+    return trainer.step % every == 0 if every else trainer.ranks.any_of(late, trainer.device)
+
+# %% ../nbs/23_callbacks.ipynb #d69a33fa
 class CheckpointCB(Callback):
     "Checkpoints, by steps or by the clock, and the final model."
     def __init__(self, run:Run, history:HistoryCB):
         self.run, self.history, self.saved, self.secured = run, history, -1, time.monotonic()
+        self.data:dict[str, str] = {}
+
+    def on_start(self, trainer): self.data = {k: v.get("hash", "") for k, v in self.run.config["data"].items()}
 
     def save(self, trainer:Trainer) -> None:
         "Write everything; every process takes part, rank 0 writes."
@@ -270,29 +315,26 @@ class CheckpointCB(Callback):
         taken = trainer.checkpoint()
         self.saved, self.secured = trainer.step, time.monotonic()
         if trainer.rank: return
-        for tensor in (*taken.model.values(), taken.training["sums"]):
-            refuse_nonfinite(tensor, "state to be saved", trainer.step)
+        refuse_diverged(trainer)
         self.history.write(trainer)
-        for callback in trainer.callbacks: taken.state.update(callback.state())
-        taken.state["stopped"] = trainer.stopped
-        save_checkpoint(self.run, taken)
+        save_checkpoint(self.run, complete(taken, trainer, self.data, self.history.rows))
         keep_newest(self.run, trainer.config.keep)
+        self._secured(trainer)
 
-    def on_start(self, trainer):
-        # so that a run killed at once can be resumed too
-        if trainer.config.checkpoint_every and trainer.step == 0: self.save(trainer)
+    def _secured(self, trainer): # the state before the first step is needed until there is another
+        if not trainer.config.checkpoint_every: forget_beginning(self.run)
 
     def on_step(self, trainer):
-        every = trainer.config.checkpoint_every
-        late = trainer.rank == 0 and time.monotonic() - self.secured > _SECURE_S
-        due = trainer.step % every == 0 if every else trainer.ranks.any_of(late, trainer.device)
-        if due: self.save(trainer)
+        if checkpoint_due(trainer, self.secured): self.save(trainer)
 
     def on_interrupt(self, trainer): self.save(trainer)
 
     def on_end(self, trainer):
         if trainer.rank: return
+        refuse_nonfinite_state(trainer)
         with evaluating(trainer): save_model(self.run, "final", trainer.step, trainer.model.state_dict())
+        keep_newest(self.run, trainer.config.keep)      # one killed between writing and removing left one more
+        self._secured(trainer)
 
     def restore(self, state): self.saved = state["step"]
 

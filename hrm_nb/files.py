@@ -4,13 +4,15 @@
 
 # %% auto #0
 __all__ = ['replace_file', 'plain', 'write_json', 'read_json', 'save_tensors', 'load_tensors', 'tensor_state', 'remove_folder',
-           'whole_folder', 'FolderLock', 'is_locked', 'data_roots', 'data_path']
+           'whole_folder', 'remove_leftovers', 'free_folder', 'FolderLock', 'is_locked', 'data_roots', 'data_path']
 
 # %% ../nbs/00_files.ipynb #b53c56e1
 import hashlib
+import itertools
 import json
 import math
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,6 +28,16 @@ from safetensors.torch import save_file
 import hrm_nb
 
 # %% ../nbs/00_files.ipynb #5a6da721
+def _write_flushed(part:Path, write:Callable[[Path], object]) -> None:
+    "Write and flush, with the rights that the umask leaves; safetensors would let the owner alone read."
+    part.unlink(missing_ok=True)
+    part.touch()
+    usual = part.stat().st_mode
+    write(part)
+    if part.stat().st_mode != usual: part.chmod(usual & 0o777)
+    with open(part, "rb") as f: os.fsync(f.fileno())
+
+
 def replace_file(path, # file to write; its folder is made if need be
                  write:Callable[[Path], object], # writes to the path it is given
                  ) -> None:
@@ -34,8 +46,7 @@ def replace_file(path, # file to write; its folder is made if need be
     part = path.with_name(f".{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write(part)
-        with open(part, "rb") as f: os.fsync(f.fileno())
+        _write_flushed(part, write)
         os.replace(part, path)
     except (OSError, SafetensorError) as e:
         try: part.unlink(missing_ok=True)
@@ -107,8 +118,27 @@ def tensor_state(path) -> dict:
 
 # %% ../nbs/00_files.ipynb #c1467500
 def remove_folder(path) -> None:
-    "Remove a folder with all it holds, if it is there."
-    shutil.rmtree(path, ignore_errors=True)
+    "Remove a folder with all it holds, if it is there: out of its place in one step, then file by file."
+    path = Path(path)
+    gone = path if path.name.startswith(".") else path.with_name(f".{path.name}.gone")
+    if gone != path:
+        shutil.rmtree(gone, ignore_errors=True)          # of an earlier try
+        try: os.replace(path, gone)
+        except OSError: gone = path                      # not there, or not to be moved
+    shutil.rmtree(gone, ignore_errors=True)
+
+# %% ../nbs/00_files.ipynb #d6d435d4
+def _put_back(old:Path) -> None:
+    "Undo the setting aside of a folder whose successor never came."
+    place = old.with_name(old.name[1:].removesuffix(".old"))
+    if old.exists() and not place.exists(): os.replace(old, place)
+
+
+def _flush(folder:Path) -> None:
+    "Bring the files of a folder to the disk: none is to be empty when the power fails after the move."
+    for file in folder.rglob("*"):
+        if not file.is_file(): continue
+        with open(file, "rb") as f: os.fsync(f.fileno())
 
 
 @contextmanager
@@ -119,11 +149,13 @@ def whole_folder(path, # the folder to make
     path = Path(path)
     part, old = path.with_name(f".{path.name}.part"), path.with_name(f".{path.name}.old")
     if path.exists() and not replace: raise FileExistsError(f"{path}: exists already")
+    _put_back(old)
     remove_folder(part)
     remove_folder(old)
     try:
         part.mkdir(parents=True)
         yield part
+        _flush(part)
         if path.exists(): os.replace(path, old)
         try: os.replace(part, path)
         except OSError:
@@ -132,6 +164,35 @@ def whole_folder(path, # the folder to make
     finally:
         remove_folder(part)
         if path.exists(): remove_folder(old)
+
+# %% ../nbs/00_files.ipynb #dd389b60
+_LEFTOVER = re.compile(r"\..+\.(part|gone|old)|\.tmp\w{6}")  # the last: names that safetensors writes under
+
+
+def remove_leftovers(folder, # whose lock is held
+                     keep:tuple[str, ...]=(), # names that stay
+                     ) -> list[str]: # what was found, below the folder
+    "Put back what a dead process had set aside, and remove what it had half made."
+    found = [p for p in Path(folder).rglob(".*") if _LEFTOVER.fullmatch(p.name) and p.name not in keep]
+    for p in found:
+        if p.name.endswith(".old"): _put_back(p)
+        if p.is_dir(): shutil.rmtree(p, ignore_errors=True)
+        else: p.unlink(missing_ok=True)
+    return sorted(str(p.relative_to(folder)) for p in found)
+
+# %% ../nbs/00_files.ipynb #30743bda
+def free_folder(path, # the name that is wanted
+                ) -> Path: # NAME, or where it is taken NAME-2, NAME-3 ...
+    "Make a folder that was not there; of two processes that ask at once each gets its own."
+    path = Path(path)
+    for n in itertools.count(1):
+        place = path if n == 1 else path.with_name(f"{path.name}-{n}")
+        try: place.mkdir(parents=True)
+        except FileExistsError: continue
+        except OSError as e:
+            raise OSError(f"{place}: cannot be made ({e}); choose a folder that can") from None
+        return place
+    raise AssertionError                                 # the count has no end
 
 # %% ../nbs/00_files.ipynb #925eee71
 _LOCK = ".lock"

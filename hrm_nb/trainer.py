@@ -4,14 +4,15 @@
 
 # %% auto #0
 __all__ = ['OrderSettings', 'OptimizerSettings', 'ScheduleSettings', 'EvaluationSettings', 'CheckpointSettings', 'DeviceSettings',
-           'TrainConfig', 'pick_device', 'join_ranks', 'Ranks', 'DivergedError', 'refuse_nonfinite', 'Trainer']
+           'TrainConfig', 'pick_device', 'join_ranks', 'Ranks', 'DivergedError', 'refuse_nonfinite', 'Trainer',
+           'refuse_nonfinite_state', 'refuse_diverged']
 
 # %% ../nbs/22_trainer.ipynb #0864284d
 import dataclasses
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -19,7 +20,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from .act import LOSSES, METRICS, Carry, initial_carry, training_step
+from .act import LOSSES, METRICS, Carry, initial_carry, reason, training_step
 from .batches import Batches
 from .config import check, from_values, setting
 from .evaluation import check_fit
@@ -128,7 +129,9 @@ def pick_device(name:str="auto") -> torch.device:
     "A device by name; auto takes CUDA, then Apple's, then the CPU."
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    try: torch.empty(1, device=name)
+    try:
+        if torch.device(name).type == "meta": raise RuntimeError("meta tensors hold no numbers")
+        torch.empty(1, device=name)
     except (RuntimeError, AssertionError) as e:
         raise ValueError(f"device {name!r} is not there; allowed are auto, cpu, cuda, mps, where this machine has them "
                          f"({str(e).splitlines()[0]:.80})") from None
@@ -191,7 +194,7 @@ class Ranks:
         return bool(flag.item())
 
 # %% ../nbs/22_trainer.ipynb #943baad0
-class DivergedError(ValueError): "The loss stopped being a finite number."
+class DivergedError(ValueError): "The loss, or the state behind it, stopped being finite numbers."
 
 
 def refuse_nonfinite(value:torch.Tensor, what:str, step:int) -> None:
@@ -355,12 +358,12 @@ def _restore_moments(t:Trainer, training:dict[str, torch.Tensor], averaged:dict[
         kept = {k.split(".")[1]: v for k, v in training.items()
                 if k.startswith("optimizer.") and k.split(".", 2)[2] == name}
         t.optimizer.state[p] = {k: v.clone() if k == "step" else v.to(t.device) for k, v in kept.items()}
-        if t.ema and averaged: t.ema.shadow[i] = averaged[name].to(t.device)
+        if t.ema: t.ema.shadow[i] = averaged[name].to(t.device) if averaged else p.detach().clone()
 
 
 def _restored_carries(t:Trainer, training:dict[str, torch.Tensor]) -> list[Carry]|None:
-    "This rank's rows of the carry, in parts; None of a run that has not begun."
-    if "carry.steps" not in training: return None
+    "This rank's rows of the carry, in parts; None of a run that has not begun, or had another batch size."
+    if len(training.get("carry.steps", ())) != t.config.batch_size: return None
     rows = t.config.batch_size // t.world_size
     mine = {k: training[f"carry.{k}"][t.rank * rows:(t.rank + 1) * rows].to(t.device) for k in _CARRY}
     mine["halted"] = mine["halted"].bool()
@@ -381,3 +384,43 @@ def _restore(t:Trainer, checkpoint:Checkpoint) -> None:
     t.batches.seek(checkpoint.state["batches"])
     t.sums = checkpoint.training["sums"].to(t.device) if t.rank == 0 else torch.zeros_like(t.sums)
     t.carries = _restored_carries(t, checkpoint.training)
+
+# %% ../nbs/22_trainer.ipynb #dd0debce
+def _state_tensors(t:Trainer) -> Iterator[tuple[str, torch.Tensor]]: # what it is, its numbers
+    "All that a checkpoint holds, on this rank."
+    names = [name for name, _ in t.model.named_parameters()]
+    yield from ((f"parameter {name}", p) for name, p in zip(names, t.params, strict=True))
+    yield from ((f"table {name}", b) for name, b in t.model.named_buffers())
+    if t.ema: yield from ((f"moving average of {name}", s) for name, s in zip(names, t.ema.shadow, strict=True))
+    for name, p in zip(names, t.params, strict=True):
+        yield from ((f"optimiser's {key} of {name}", value) for key, value in t.optimizer.state[p].items())
+    for carry in t.carries or ():
+        yield from ((f"carry {key}", value) for key, value in vars(carry).items())
+    yield "sum of losses and gradient norms", t.sums
+
+
+def refuse_nonfinite_state(t:Trainer) -> None:
+    "Raise DivergedError unless all that a checkpoint would hold is finite."
+    for what, tensor in _state_tensors(t):
+        if tensor.is_floating_point(): refuse_nonfinite(tensor.detach(), what, t.step)
+
+# %% ../nbs/22_trainer.ipynb #1967a573
+_ASKED = 4  # puzzles
+
+
+def _refuse_nonfinite_answers(t:Trainer, whose:str) -> None:
+    "Raise DivergedError unless the model, as its weights stand, answers its first puzzles with finite numbers."
+    p = t.batches.puzzles
+    inputs, identifiers = (torch.from_numpy(a[:_ASKED].copy()).int().to(t.device) for a in (p.inputs, p.identifiers))
+    for answer in reason(t.model, inputs, identifiers):
+        for what, given in vars(answer).items(): refuse_nonfinite(given, f"{whose}'s answer ({what})", t.step)
+
+
+def refuse_diverged(t:Trainer) -> None:
+    "Raise DivergedError unless the state is finite and so is what the model, and its moving average, answer."
+    refuse_nonfinite_state(t)
+    _refuse_nonfinite_answers(t, "model")
+    if not t.ema: return
+    t.ema.swap()
+    try: _refuse_nonfinite_answers(t, "averaged model")
+    finally: t.ema.swap()

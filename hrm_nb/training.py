@@ -15,16 +15,16 @@ from typing import Any
 
 import torch.distributed as dist
 
-from .callbacks import BestCB, Callback, CheckpointCB, EvaluateCB, HistoryCB, Interrupted, ProgressCB, SignalCB
-from .callbacks import StopCB, evaluating
+from .callbacks import BestCB, Callback, CheckpointCB, EvaluateCB, FiniteCB, HistoryCB, Interrupted, ProgressCB
+from .callbacks import SignalCB, StopCB, complete, evaluating
 from .config import differences
 from .domains import Domain, describe_domain
 from .evaluation import check_fit
-from .files import FolderLock
+from .files import FolderLock, free_folder, remove_leftovers, tensor_state, write_json
 from .model import Reasoner, ReasonerConfig
 from .puzzles import PuzzleSet
-from .runs import Checkpoint, Run, create_run, environment, newest_checkpoint
-from .trainer import DivergedError, TrainConfig, Trainer, join_ranks, pick_device
+from .runs import Checkpoint, Run, create_run, environment, history_rows, newest_checkpoint, write_checkpoint
+from .trainer import DivergedError, Ranks, TrainConfig, Trainer, join_ranks, pick_device
 
 # %% ../nbs/24_training.ipynb #daa0603a
 _all_ = ["Callback", "DivergedError", "EvaluateCB", "ProgressCB", "TrainConfig", "Trainer", "evaluating", "join_ranks",
@@ -65,7 +65,7 @@ def standard_callbacks(trainer:Trainer, run:Run,
     scores = [EvaluateCB(puzzles, name=name, **options) for name, puzzles in scored.items() if puzzles is not None]
     best, history = BestCB(run, held is not None), HistoryCB(run, rows)
     bar = [ProgressCB()] if progress else []
-    return [signals, *scores, best, StopCB(best), *more, *bar, history, CheckpointCB(run, history)]
+    return [signals, FiniteCB(), *scores, best, StopCB(best), *more, *bar, history, CheckpointCB(run, history)]
 
 # %% ../nbs/24_training.ipynb #e832cb0a
 _STORED_MB = 64  # sets up to this size are kept in the run folder
@@ -77,16 +77,19 @@ def _about_set(puzzles:PuzzleSet) -> dict[str, Any]:
     return dict(hash=puzzles.hash, examples=len(puzzles), domain=describe_domain(puzzles.domain), stored=small)
 
 
-def _new_run(path:Path, trainer:Trainer, sets:dict[str, PuzzleSet], recipe:dict|None=None) -> Run:
-    "Create the folder; store the sets where they are small."
+def _new_run(path:Path, trainer:Trainer, sets:dict[str, PuzzleSet], beginning:Checkpoint, recipe:dict|None=None) -> Run:
+    "Create the folder with the state at the beginning, and the sets where they are small."
     data = {name: _about_set(puzzles) for name, puzzles in sets.items()}
     config = dict(model=trainer.model.config.to_dict(), train=trainer.config.to_dict(), data=data, steps=trainer.steps)
     if recipe: config["recipe"] = recipe
     made_on = environment(trainer.device, trainer.config.seed) | dict(world_size=trainer.world_size)
-    run = create_run(path, config, made_on)
-    for name, puzzles in sets.items():
-        if data[name]["stored"]: puzzles.save(run.path / "data", name)
-    return run
+    complete(beginning, trainer, {name: about["hash"] for name, about in data.items()})
+
+    def fill(folder:Path) -> None:
+        for name, puzzles in sets.items():
+            if data[name]["stored"]: puzzles.save(folder / "data", name)
+        write_checkpoint(folder / "checkpoints", beginning)
+    return create_run(path, config, made_on, fill)
 
 # %% ../nbs/24_training.ipynb #b5dee0fe
 def _split(train:PuzzleSet, config:TrainConfig) -> tuple[PuzzleSet, PuzzleSet|None]:
@@ -97,6 +100,12 @@ def _split(train:PuzzleSet, config:TrainConfig) -> tuple[PuzzleSet, PuzzleSet|No
 def _locked(path:Path, rank:int):
     "The folder's lock, held by rank 0."
     return nullcontext() if rank else FolderLock(path, "training")
+
+
+def _folder(run, domain:Domain, ranks:Ranks) -> Path:
+    "The folder that was asked for, or a new one named after the domain and the time; the same on all ranks."
+    if run is None and ranks.rank == 0: run = free_folder(f"runs/{domain.name}-{datetime.now():%Y%m%d-%H%M%S}")
+    return Path(ranks.from_first(run))
 
 # %% ../nbs/24_training.ipynb #d7cc12cf
 def fit(model:Reasoner, # trained in place
@@ -113,10 +122,10 @@ def fit(model:Reasoner, # trained in place
     kept, held = _split(train, config)
     if test is not None: check_fit(model.config, test)
     trainer = Trainer(model, kept, config)
-    path = Path(trainer.ranks.from_first(run or f"runs/{train.domain.name}-{datetime.now():%Y%m%d-%H%M%S}"))
+    path = _folder(run or None, train.domain, trainer.ranks)
     with _locked(path, trainer.rank):
-        sets = {"train": train} | ({"test": test} if test is not None else {})
-        if trainer.rank == 0: _new_run(path, trainer, sets, recipe)
+        sets, beginning = {"train": train} | ({"test": test} if test is not None else {}), trainer.checkpoint()
+        if trainer.rank == 0: _new_run(path, trainer, sets, beginning, recipe)
         if trainer.world_size > 1: dist.barrier()
         folder, shown = Run(path), progress and trainer.rank == 0
         training_loop(trainer, standard_callbacks(trainer, folder, held, test, callbacks, shown), path)
@@ -128,47 +137,112 @@ def _same_set(run:Run, name:str, given:PuzzleSet|None, domain:type[Domain]|None)
     wanted = run.config["data"].get(name)
     if wanted is None: return given
     if given is None: given = run.puzzles(name, domain)
-    if given is not None and given.hash != wanted["hash"]:
+    if given is not None and given.hash != wanted.get("hash"):
         raise ValueError(f"{run.path}: the {name} set has hash {given.hash[:12]}, "
-                         f"the run was started with {wanted['hash'][:12]}")
+                         f"the run was started with {str(wanted.get('hash'))[:12]}")
     return given
 
 
+def _settings(values:dict) -> TrainConfig:
+    "Training settings as a file holds them; those older than a field lack it."
+    return TrainConfig.from_dict({"ema_corrected": False} | values)
+
+# %% ../nbs/24_training.ipynb #194884b0
+_FREE = ("device", "checkpoint_every", "keep")  # settings that leave the result as it is
+
+
+def _changes(state:dict, config:dict) -> list[str]: # a sentence a field; none of a checkpoint older than this
+    "Where a run's configuration is not the one that a checkpoint was trained under."
+    under = state.get("trained_under")
+    if under is None: return []
+    settings = differences(_settings(under["train"]), _settings(config["train"]))
+    parts = {"train": [d for d in settings if d[0] not in _FREE],
+             "model": differences(*(ReasonerConfig.from_dict(c["model"]) for c in (under, config))),
+             "data": [(name, was[:12], str(config["data"].get(name, {}).get("hash"))[:12])
+                      for name, was in under["data"].items() if config["data"].get(name, {}).get("hash") != was]}
+    return [f"{part}.{name} was {was!r}, now {now!r}" for part, found in parts.items() for name, was, now in found]
+
+
+def _refuse_changes(run:Run, changes:list[str], accepted:bool) -> None:
+    "Raise ValueError for a configuration that was changed, unless that is wanted."
+    if accepted or not changes: return
+    raise ValueError(f"{run.path}: config.json is not what the checkpoint was trained under: {'; '.join(changes)}. "
+                     "Put it back, or accept the changes (accept_changes=True, --accept-changes)")
+
+# %% ../nbs/24_training.ipynb #5b484c47
 def _is_finished(run:Run) -> bool:
     "Whether the run has its final weights, of the last step of its history."
     ends = run.checkpoints.set_index("name").step
-    return "final" in ends and len(run.history) > 0 and ends["final"] == run.history.step.iloc[-1]
+    try: history = run.history
+    except ValueError: return False                      # damaged: to be made again from a checkpoint
+    return "final" in ends and len(history) > 0 and ends["final"] == history.step.iloc[-1]
+
+
+def _newest_state(run:Run) -> dict:
+    "The state of the newest checkpoint of a step, unchecked; {} where there is none."
+    steps = run.checkpoints[run.checkpoints.name.str.startswith("step_")]
+    if not len(steps): return {}
+    try: return tensor_state(Path(steps.path.iloc[-1]) / "training.safetensors")
+    except (ValueError, OSError): return {}
+
+# %% ../nbs/24_training.ipynb #b40722b8
+def _rows_until(run:Run, checkpoint:Checkpoint) -> list[dict]:
+    "The history up to a checkpoint: its own, or of one older than that the file's."
+    rows = history_rows(checkpoint)
+    return run.history[run.history.step <= checkpoint.step].to_dict("records") if rows is None else rows
 
 
 def _go_on(trainer:Trainer, checkpoint:Checkpoint, callbacks:list[Callback]) -> None:
     "Put trainer and callbacks where the checkpoint was taken."
     trainer.restore(checkpoint)
     trainer.stopped = checkpoint.state["stopped"]
-    for callback in callbacks: callback.restore(checkpoint.state)
+    for callback in callbacks if checkpoint.step else (): callback.restore(checkpoint.state)
 
-# %% ../nbs/24_training.ipynb #194884b0
+
+def _accept(run:Run, config:TrainConfig, checkpoint:Checkpoint, trainer:Trainer) -> None:
+    "Make changed settings those of the run."
+    checkpoint.state["batches"]["seed"], checkpoint.state["stopped"] = config.seed, ""
+    if trainer.rank == 0:
+        write_json(run.path / "config.json", run.config | dict(train=config.to_dict(), steps=trainer.steps))
+
+# %% ../nbs/24_training.ipynb #85a880db
+def _place_to_go_on(run:Run, accept_changes:bool) -> tuple[Checkpoint, list[dict]]: # and the history up to it
+    "The newest whole checkpoint of a run, tidied up after a dead process; refused under another configuration."
+    ranks = Ranks(*join_ranks())
+    if ranks.rank == 0: remove_leftovers(run.path)
+    if ranks.count > 1: dist.barrier()
+    checkpoint, damaged = newest_checkpoint(run)
+    for line in damaged: print(f"passed over a damaged checkpoint: {line}")
+    _refuse_changes(run, _changes(checkpoint.state, run.config), accept_changes)
+    return checkpoint, _rows_until(run, checkpoint)
+
+# %% ../nbs/24_training.ipynb #e4a45d3a
 def resume(path, # a run folder
            train:PuzzleSet|None=None, # None = the set stored in the folder
            test:PuzzleSet|None=None, # None = the set stored in the folder, if any
            callbacks:Iterable[Callback]=(), progress:bool=False, # as in `fit`
            config:TrainConfig|None=None, # None = the stored one; another one is refused
            domain:type[Domain]|None=None, # class of the stored sets, where it is one of the caller's own
+           accept_changes:bool=False, # go on under `config`, or what config.json says now, though it was another before
            ) -> Run:
     "Go on from the newest whole checkpoint, to the bits of a run that was never stopped."
     run = Run(path)
-    stored = TrainConfig.from_dict({"ema_corrected": False} | run.config["train"])  # runs older than the field lack it
-    if config is not None and config != stored:
+    stored = _settings(run.config["train"])
+    if config is not None and config != stored and not accept_changes:
         name, was, now = differences(stored, config)[0]
-        raise ValueError(f"{path}: {name} was {was!r}, now {now!r}; a run is resumed with its own configuration")
+        raise ValueError(f"{path}: {name} was {was!r}, now {now!r}; a run is resumed with its own configuration "
+                         "(accept_changes=True takes another)")
+    stored = config or stored
     train, test = _same_set(run, "train", train, domain), _same_set(run, "test", test, domain)
     if train is None: raise ValueError(f"{path}: its configuration names no training set")
     kept, held = _split(train, stored)
     with _locked(run.path, join_ranks(stored.device)[0]):
-        if _is_finished(run): return run
-        checkpoint, damaged = newest_checkpoint(run)
-        for line in damaged: print(f"passed over a damaged checkpoint: {line}")
+        if not accept_changes and _is_finished(run):
+            _refuse_changes(run, _changes(_newest_state(run), run.config), accept_changes)
+            return run
+        checkpoint, rows = _place_to_go_on(run, accept_changes)
         trainer = Trainer(Reasoner(ReasonerConfig.from_dict(run.config["model"])), kept, stored)
-        rows = run.history[run.history.step <= checkpoint.step].to_dict("records")
+        if accept_changes: _accept(run, stored, checkpoint, trainer)
         told = standard_callbacks(trainer, run, held, test, callbacks, progress and trainer.rank == 0, rows)
         _go_on(trainer, checkpoint, told)
         training_loop(trainer, told, run.path)

@@ -269,6 +269,40 @@ def test_listing_beside_a_damaged_run(run, tmp_path, text):
     assert runs(tmp_path).path.tolist() == ["run"]
 
 
+@pytest.mark.parametrize("file, texts", [("config.json", ["{}", "[]", '{"train": {}}', '{"model": []}', '{"model": {}, "data": 3}', "7", "null", ""]),
+                                         ("environment.json", ["[]", "3", '"a"', "null", ""]),
+                                         ("training_history.json", ["[]", '{"a": [1]}', '{"step": [1], "a": []}', '{"step": 3}', ""])])
+def test_files_of_another_shape(run, tmp_path, file, texts):
+    "One line that names the file, and no other run is hidden by it."
+    other = create_run(tmp_path / "other", run.config, {"seed": 3})
+    write_history(other, [dict(step=1, train_lm_loss=2.0)])
+    for text in texts:
+        (run.path / file).write_text(text)
+        with pytest.raises(ValueError) as e: {"config.json": lambda: run.config, "environment.json": lambda: run.environment}.get(file, lambda: run.history)()
+        assert str(run.path / file) in str(e.value) and "\n" not in str(e.value)
+        table = runs(tmp_path, damaged=True)
+        assert table[table.problem == ""].path.tolist() == ["other"] and file in table[table.path == "run"].problem.item()
+
+
+@pytest.mark.parametrize("umask, mode", [(0o022, 0o644), (0o077, 0o600), (0o007, 0o660), (0o002, 0o664)])
+def test_written_files_have_the_mode_that_the_umask_leaves(tmp_path, model, umask, mode):
+    "safetensors writes a file that only its owner may read; colleagues on a shared machine want to read runs."
+    before = os.umask(umask)
+    try:
+        run = create_run(tmp_path / "run", dict(model=model.config.to_dict()), environment(seed=0))
+        for _ in range(2): checkpoint(run, 2, model, averaged=model.state_dict()); save_model(run, "best", 2, model.state_dict()); write_history(run, [])
+    finally: os.umask(before)
+    found = {str(p.relative_to(run.path)): p.stat().st_mode & 0o777 for p in run.path.rglob("*") if p.is_file()}
+    assert len(found) == 7 and set(found.values()) == {mode}, found
+
+
+def test_a_half_written_file_of_another_mode_is_no_obstacle(tmp_path):
+    part = tmp_path / ".a.json.part"
+    part.touch(0o400)
+    write_json(tmp_path / "a.json", {"x": 1})
+    assert (tmp_path / "a.json").stat().st_mode & 0o200 and not part.exists()
+
+
 # ---- published checkpoints
 
 def published(model, prefix="_orig_mod.model.inner."): return {prefix + k: v for k, v in model.state_dict().items()}

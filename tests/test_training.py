@@ -146,7 +146,18 @@ def signalled_ranks(folder):
     return dict(left=left, then=group(folder, "run", 2, go_on=True) if left == [3, 3] else None)
 
 
-JOBS = {"killed": killed_runs, "ranked": ranked_runs, "signalled": signalled_ranks, "resume": lambda path: str(resume(path))}
+def two_resumes(folder):
+    "How two processes leave that go on with one run at the same moment, five times; and whether the run came to its end."
+    told = []
+    for i in range(5):
+        path = folder / f"run{i}"
+        shutil.copytree(folder / "run", path)
+        children = [forked(resume, path) for _ in range(2)]
+        told.append(sorted(os.waitstatus_to_exitcode(os.waitpid(c, 0)[1]) for c in children))
+    return told
+
+
+JOBS = {"twice": two_resumes, "killed": killed_runs, "ranked": ranked_runs, "signalled": signalled_ranks, "resume": lambda path: str(resume(path))}
 
 
 def in_program(job, folder):
@@ -292,6 +303,40 @@ def test_resume_of_a_finished_run_changes_nothing(whole, tmp_path):
     assert result(resume(tmp_path / "run")) == result(whole)
 
 
+@pytest.mark.parametrize("step", [1, 9])
+def test_resume_where_no_checkpoint_is_wanted_by_steps(tmp_path, step):
+    "Killed before the first one by the clock, after an evaluation or before: from the beginning, which the folder holds until it is not needed."
+    whole = train(tmp_path / "whole", checkpoint_every=0)
+    with pytest.raises(RuntimeError): train(tmp_path / "run", [At(step, lambda t: fail())], checkpoint_every=0)
+    assert "step_000000" in Run(tmp_path / "run").checkpoints.name.tolist()
+    assert result(resume(tmp_path / "run")) == result(whole)
+    assert Run(tmp_path / "run").checkpoints.name.tolist() == ["best", "final"]
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"step": [1, 2], "lr": [1]}', '{"lr": [1]}', None])
+def test_a_damaged_history_is_made_again_from_the_checkpoint(whole, tmp_path, text):
+    "Of an unfinished run, and of a finished one whose last checkpoint is there."
+    for name in ("unfinished", "finished"):
+        path = tmp_path / name
+        shutil.copytree(whole.path, path)
+        for part in ("final", "step_000024", "step_000022") if name == "unfinished" else (): shutil.rmtree(path / "checkpoints" / part)
+        if text is None: (path / "training_history.json").unlink()
+        else: (path / "training_history.json").write_text(text)
+        assert result(resume(path), ["final"]) == result(whole, ["final"])
+
+
+def test_a_checkpoint_older_than_its_history_and_record(whole, tmp_path):
+    "What earlier versions wrote resumes as it did."
+    path = tmp_path / "run"
+    shutil.copytree(whole.path, path)
+    for part in ("final", "step_000024"): shutil.rmtree(path / "checkpoints" / part)
+    file = path / "checkpoints/step_000022/training.safetensors"
+    tensors, state = load_tensors(file)
+    files.save_tensors(file, {k: v for k, v in tensors.items() if not k.startswith("history.")},
+                       {k: v for k, v in state.items() if k not in ("history", "trained_under")})
+    assert result(resume(path)) == result(whole)
+
+
 def test_resume_before_the_first_checkpoint(whole, tmp_path):
     class Stop(Exception): pass
     def stop(trainer): raise Stop
@@ -319,6 +364,48 @@ def test_a_folder_that_cannot_be(tmp_path):
     (tmp_path / "full").mkdir(); (tmp_path / "full/thing").touch()
     with pytest.raises(FileExistsError, match="not an empty folder"): train(tmp_path / "full")
     assert [p.name for p in (tmp_path / "full").iterdir() if p.name != ".lock"] == ["thing"]
+
+
+def test_two_resumes_at_once(whole, tmp_path):
+    "One goes on, to the same bits; the other is refused, or finds the run finished where that took no longer than it waits for the lock."
+    shutil.copytree(whole.path, tmp_path / "run")
+    for name in ("final", "step_000024", "step_000022", "best"): shutil.rmtree(tmp_path / "run/checkpoints" / name)
+    told = in_program("twice", tmp_path)
+    assert len(told) == 5 and all(codes in ([0, 1], [0, 0]) for codes in told), told
+    for i in range(5): assert result(tmp_path / f"run{i}") == result(whole)
+
+
+def test_a_folder_that_became_read_only(whole, tmp_path, monkeypatch):
+    "Every write fails with the system's words; nothing that was there has changed, and it goes on once the folder can be written to."
+    path = tmp_path / "run"
+    shutil.copytree(whole.path, path)
+    for name in ("final", "step_000024"): shutil.rmtree(path / "checkpoints" / name)
+    before = {f: f.read_bytes() for f in path.rglob("*") if f.is_file()}
+    def refuse(*args, **more): raise OSError(errno.EROFS, "Read-only file system")
+    with monkeypatch.context() as m:
+        for name in ("replace", "mkdir", "unlink", "rename"): m.setattr(os, name, refuse)
+        with pytest.raises(OSError, match="Read-only file system") as e: resume(path)
+    assert "\n" not in str(e.value) and str(path) in str(e.value)
+    assert {f: f.read_bytes() for f in path.rglob("*") if f.is_file()} == before
+    assert result(resume(path)) == result(whole)
+
+
+@pytest.mark.parametrize("place", ["environment.json", "all__inputs", "training.safetensors", "config.json"])
+def test_a_full_disk_at_the_beginning(whole, tmp_path, monkeypatch, place):
+    "No run, no half of one; started again in the same folder it is the same."
+    import builtins
+    import io
+    real_open, real_save, real_text = io.open, files.save_file, Path.write_text
+    def full(path):
+        if place in str(path): raise OSError(errno.ENOSPC, "No space left on device")
+    with monkeypatch.context() as m:
+        m.setattr(files, "save_file", lambda tensors, path, *more: full(path) or real_save(tensors, path, *more))
+        m.setattr(Path, "write_text", lambda self, *args, **more: full(self) or real_text(self, *args, **more))
+        m.setattr(builtins, "open", lambda file, *args, **more: full(file) or real_open(file, *args, **more))
+        with pytest.raises(OSError, match="No space left on device"): train(tmp_path / "run")
+    with pytest.raises(FileNotFoundError, match="broken off while its folder was made.*Start it again"): resume(tmp_path / "run")
+    assert result(train(tmp_path / "run")) == result(whole)
+    assert not [p for p in (tmp_path / "run").rglob(".*") if p.name != ".lock"]
 
 
 def test_two_processes_on_one_folder(tmp_path):
@@ -378,6 +465,63 @@ def test_weights_that_are_no_numbers_are_not_saved(tmp_path):
     with pytest.raises(DivergedError): train(tmp_path / "run", [At(5, poison)], keep=1, clip_norm=0)
     run = Run(tmp_path / "run")
     assert run.checkpoints.step.max() == 4 and all(torch.isfinite(v).all() for v in run.model(4).state_dict().values())
+
+
+class Spoil(Callback):
+    "Put a value into the state after a step, where no loss of that step can show it."
+    def __init__(self, step, where, value): self.step, self.where, self.value = step, where, value
+    def on_step(self, trainer):
+        if trainer.step != self.step: return
+        p = trainer.model.lm_head.weight
+        tensor = {"weights": lambda: p.data, "average": lambda: trainer.ema.shadow[-1], "moments": lambda: trainer.optimizer.state[p]["exp_avg_sq"],
+                  "table": lambda: trainer.model.puzzle_emb.weights}[self.where]()
+        tensor.view(-1)[-1] = self.value
+
+
+def all_finite(path):
+    "That no file below a folder holds a number that is none; how many tensors were read."
+    count = 0
+    for file in Path(path).rglob("*.safetensors"):
+        tensors = load_tensors(file)[0]
+        about = {k: v for k, v in tensors.items() if v.is_floating_point() and not k.startswith("history.")}
+        assert all(torch.isfinite(v).all() for v in about.values()), file
+        count += len(about)
+    rows = json.loads((path / "training_history.json").read_text()) if (path / "training_history.json").exists() else {}
+    assert None not in rows.get("train_lm_loss", []) + rows.get("grad_norm", [])
+    return count
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("where", ["weights", "average", "moments", "table"])
+def test_a_diverged_state_is_never_saved(tmp_path, where, value):
+    "At every step: between checkpoints (1, 3, 5), at one (2, 4), at an evaluation (3, 6), at the last (6). The run ends with the error, all files are finite."
+    for step in range(1, 7):
+        path = tmp_path / str(step)
+        with pytest.raises(DivergedError) as e:
+            train(path, [Spoil(step, where, value)], steps=6, eval_every=3, checkpoint_every=2, ema=.9, keep=0, clip_norm=0, log_every=1)
+        assert "\n" not in str(e.value) and "training stopped, earlier checkpoints are kept" in str(e.value)
+        assert all_finite(path) > 20 and "final" not in Run(path).checkpoints.name.tolist()
+        assert Run(path).checkpoints.step.max() < step or step == 1
+        shutil.rmtree(path)
+
+
+@pytest.mark.parametrize("ema", [0, .9])
+def test_weights_that_are_numbers_and_answer_none(tmp_path, ema):
+    "The rate is so high that the first step ends at 1e36: finite, its loss was finite, and nothing comes of it."
+    for steps in (1, 3):
+        with pytest.raises(DivergedError, match="step 1: the .*model's answer|step 1: the parameter|step 2: the"):
+            train(tmp_path / f"{steps}", steps=steps, lr=1e39, warmup_steps=0, eval_every=1, checkpoint_every=1, ema=ema, log_every=1)
+        assert all_finite(tmp_path / f"{steps}") and Run(tmp_path / f"{steps}").checkpoints.name.tolist() == ["step_000000"]
+
+
+def test_nothing_is_chosen_by_a_score_that_is_none(tmp_path, monkeypatch):
+    from hrm_nb import callbacks
+    def scored(model, held, **options):
+        out = evaluate(model, held, **options)
+        return out.summary.update(lm_loss=float("nan")) or out
+    monkeypatch.setattr(callbacks, "evaluate", scored)
+    with pytest.raises(DivergedError, match="step 8: the model's score is .*nan.*nothing can be chosen"): train(tmp_path / "run")
+    assert set(Run(tmp_path / "run").checkpoints.name) == {"step_000002", "step_000004", "step_000006"}
 
 
 class Script(Callback):
@@ -579,7 +723,79 @@ def test_a_configuration_that_was_changed(whole, tmp_path):
     config = json.loads((path / "config.json").read_text())
     config["model"]["hidden_size"] = 64
     (path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ValueError, match="checkpoint is of another model than the configured one .*size mismatch"): resume(path)
+    with pytest.raises(ValueError, match="model.hidden_size was 32, now 64"): resume(path)
+    with pytest.raises(ValueError, match="checkpoint is of another model than the configured one .*size mismatch"): resume(path, accept_changes=True)
+
+
+def unfinished(whole, path):
+    shutil.copytree(whole.path, path)
+    for part in ("final", "step_000024", "step_000022"): shutil.rmtree(path / "checkpoints" / part)
+    return path
+
+
+def edit(path, **changes):
+    config = json.loads((path / "config.json").read_text())
+    config["train"] |= changes
+    (path / "config.json").write_text(json.dumps(config))
+
+
+CHANGES = [dict(batch_size=8), dict(ema=.9), dict(lr=1e-4), dict(optimizer="adam_atan2"), dict(held_out=.5), dict(steps=30), dict(seed=4), dict(held_out=0.0),
+           dict(accumulate=2), dict(loss_type="softmax_cross_entropy"), dict(clip_norm=0.0), dict(eval_every=6, patience=1), dict(log_every=3), dict(augment=False, drop_last=True)]
+
+
+@pytest.mark.parametrize("changes", CHANGES, ids=str)
+def test_an_edited_configuration_is_refused_or_accepted(whole, tmp_path, changes):
+    "Refused with every field and both values, the folder as it was; accepted it trains to the end, and is what the run was trained under from then on."
+    path = unfinished(whole, tmp_path / "run")
+    edit(path, **changes)
+    before = {f: f.read_bytes() for f in path.rglob("*") if f.is_file()}
+    with pytest.raises(ValueError, match="config.json is not what the checkpoint was trained under") as e: resume(path)
+    for name, value in changes.items():
+        if getattr(SETTINGS, name) != value: assert f"train.{name} was {getattr(SETTINGS, name)!r}, now {value!r}" in str(e.value)
+    assert {f: f.read_bytes() for f in path.rglob("*") if f.is_file()} == before
+    run = resume(path, accept_changes=True)
+    assert run.history.step.iloc[-1] == changes.get("steps", 24) or "stopped" in run.history
+    assert all_finite(path) and run.history.step.is_monotonic_increasing and result(resume(path)) == result(run)
+
+
+def test_settings_passed_on_and_accepted(whole, tmp_path):
+    longer = dataclasses.replace(SETTINGS, steps=30)
+    run = resume(unfinished(whole, tmp_path / "run"), config=longer, accept_changes=True)
+    assert run.config["train"]["steps"] == run.config["steps"] == run.history.step.max() == 30
+    resume(run.path, config=longer)                                       # from now on its own
+
+
+def test_what_leaves_the_result_alone_may_be_edited(whole, tmp_path):
+    path = unfinished(whole, tmp_path / "run")
+    edit(path, keep=1, checkpoint_every=3)
+    assert result(resume(path)) == result(whole)
+
+
+def test_a_finished_run_whose_configuration_was_edited(whole, tmp_path):
+    shutil.copytree(whole.path, tmp_path / "run")
+    edit(tmp_path / "run", lr=.5)
+    with pytest.raises(ValueError, match="train.lr was 0.003, now 0.5"): resume(tmp_path / "run")
+
+
+def test_another_data_hash_in_the_configuration(whole, tmp_path):
+    path = unfinished(whole, tmp_path / "run")
+    other = puzzles(64, seed=3)
+    config = json.loads((path / "config.json").read_text())
+    config["data"]["train"]["hash"] = other.hash
+    (path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="data.train was '.*', now '"): resume(path, train=other)
+    assert all_finite(resume(path, train=other, accept_changes=True).path)
+
+
+def test_unnamed_runs_begun_in_one_second(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    class Clock:
+        @staticmethod
+        def now(): return __import__("datetime").datetime(2026, 1, 2, 3, 4, 5)
+    monkeypatch.setattr("hrm_nb.training.datetime", Clock)
+    paths = [str(train(None, steps=2, eval_every=0).path) for _ in range(3)]
+    name = f"runs/{puzzles().domain.name}-20260102-030405"
+    assert paths == [name, f"{name}-2", f"{name}-3"]
 
 
 def test_a_stored_set_that_was_changed(whole, tmp_path):
