@@ -84,6 +84,7 @@ def progress(run:Run,
         state = _run_state(run, False, {})
         return dict(step=0, steps=total, spent_s=0.0, left_s=np.nan, age_s=np.nan, state=state, latest={})
     step, since = int(history.step.iloc[-1]), np.diff(history.step, prepend=0)
+    if "step_s" not in history: raise ValueError(f"{path}: not the history of a run, it has no column step_s")
     pace = history.step_s.iloc[-20:].median()
     latest = {c: history[c].dropna().iloc[-1] for c in history if history[c].notna().any()}
     done = "final" in ends and ends["final"] >= step

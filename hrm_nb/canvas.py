@@ -66,7 +66,7 @@ function broken(g, x, y, px) {
   for (let d = -px; d < px; d += px / 4) { g.moveTo(x + d, y + px); g.lineTo(x + d + px, y); }
   g.strokeStyle = PINK; g.lineWidth = Math.max(1, px / 18); g.stroke(); g.restore();
 }
-function unsure(g, sure, x, y, px) { g.fillStyle = "#0009"; g.fillRect(x, y + px * .9, px * sure / 100, px * .1); }
+function unsure(g, sure, x, y, px) { g.fillStyle = "#58ba"; g.fillRect(x, y + px * .93, px * sure / 100, px * .07); }
 function changed(g, x, y, px) {
   g.beginPath(); g.ellipse(x + px * .17, y + px * .17, px * .1, px * .1, 0, 0, 7);
   g.fillStyle = BLUE; g.fill(); g.strokeStyle = "#fff"; g.lineWidth = px / 30; g.stroke();

@@ -160,6 +160,8 @@ class ResumeOptions:
     run: Positional[Path] = setting(help="a run folder")
     domain: str = setting("", help="where the class of its puzzles is defined, if it is your own: module:Class or "
                                    "file.py:Class")
+    accept_changes: bool = setting(False, help="go on under what config.json says now, though it was changed since "
+                                               "the checkpoint")
 
 
 def resume(o:ResumeOptions) -> None:
@@ -168,7 +170,7 @@ def resume(o:ResumeOptions) -> None:
     from hrm_nb.training import join_ranks
     from hrm_nb.training import resume as go_on
     kind = domain_class(o.domain) if o.domain else None
-    run = go_on(o.run, progress=True, domain=kind)
+    run = go_on(o.run, progress=True, domain=kind, accept_changes=o.accept_changes)
     stored = [p for name in ("test", "train") if (p := run.puzzles(name, kind)) is not None]
     _draw_and_say(run, join_ranks()[0], stored[0])
 
@@ -189,7 +191,8 @@ def _monitor(run, now:dict, width:int=40) -> str:
     env, m, latest = run.environment, run.config["model"], now["latest"]
     done = round(width * now["step"] / now["steps"]) if now["steps"] else 0
     steps = format(now["steps"], ",") if now["steps"] else "?"
-    lines = [f"{run.path}: {m['arch']}, width {m['hidden_size']}, on {env['device_name']}, commit {env['commit']}",
+    lines = [f"{run.path}: {m['arch']}, width {m['hidden_size']}, "
+             f"on {env.get('device_name', '?')}, commit {env.get('commit', '?')}",
              f"step {now['step']:,} of {steps} [{'#' * done}{'.' * (width - done)}] {_clock(now['spent_s'])} spent, "
              f"{_clock(now['left_s'])} left, {now['state']}"]
     if now["state"] == "in progress" and now["age_s"] > 60:

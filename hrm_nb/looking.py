@@ -33,7 +33,9 @@ def choose_checkpoint(run:Run, which:str="auto", # best, final, a step, or auto
         return (int(named) if named.isdigit() else which), ""
     names = set(run.checkpoints.name)
     if "final" in names: return ("best" if "best" in names else "final"), ""
-    try: step = newest_checkpoint(run)[0].step
+    try:
+        step = newest_checkpoint(run)[0].step
+        if not step and "best" in names: raise ValueError("nothing but the state before the first step")
     except ValueError:
         if "best" in names: return "best", "not finished, and no whole checkpoint of a step: the best so far"
         raise ValueError(f"{run.path}: no checkpoint yet, or none that is whole; there is nothing to score") from None

@@ -46,11 +46,11 @@ class PatternData(Data):
     test: int = setting(2000, least=1)             # unseen puzzles
     identified: bool = True                        # each pattern has its own identifier
     noise: float = setting(0.0, least=0, below=1)  # share of training input cells of another colour; tests stay clean
-    size: int = setting(5, least=1)                # side of the grid
-    colours: int = setting(10, least=2)            # number of colours
+    size: int = setting(5, least=1, most=256)      # side of the grid
+    colours: int = setting(10, least=2, most=1024) # number of colours
     wrap: bool = True                              # increment may start from the last colour
     copies: float = setting(0.5, least=0, most=1)  # share of copy puzzles
-    frame: int = setting(0, least=0)               # side of the field the grid lies in; 0 = the grid alone
+    frame: int = setting(0, least=0, most=256)     # side of the field the grid lies in; 0 = the grid alone
     seed: int = setting(100, least=0)              # of the training set; the test set has the next one
 
     def load(self) -> tuple[PuzzleSet, PuzzleSet]:
@@ -114,7 +114,7 @@ class MazeData(Data):
     "Maze-Hard from a data root, or from its hub; or mazes made here."
     name: str = "maze-30x30-hard-1k"      # set in a data root, or path of a folder or CSV; "generate" = maze.generate
     symmetries: Literal["none", "carried", "solved"] = "none"  # eightfold set: labels carried along, or solved again
-    size: int = setting(30, least=2)      # side, of generated mazes
+    size: int = setting(30, least=2, most=256)  # side, of generated mazes
     min_path: int = setting(110, least=2) # shortest path at least, of generated mazes
     train: int = setting(1000, least=1)   # generated mazes
     test: int = setting(1000, least=1)    # generated mazes
