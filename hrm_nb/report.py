@@ -138,7 +138,7 @@ def whole_page(title:str, body:str, # HTML
 # %% ../nbs/35_report.ipynb #4cb786de
 REPORT = tuple(Path("nbs/experiments") / f"{name}.ipynb" for name in (  # three minutes in all on two idle cores
     "copy_increment", "earlier_run", "earlier_by_pattern", "earlier_shares", "ambiguous_ceiling", "three_phases",
-    "cycles", "claims"))
+    "cycles"))
 
 
 def run_page(path:Path) -> tuple[Any, str]: # the executed notebook; "" or what stopped it
