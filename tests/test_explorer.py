@@ -166,13 +166,13 @@ def test_a_training_is_stopped_and_goes_on(made, tmp_path):
         panel.start.click()
         assert is_alert(panel) and "exists already" in said(panel)
         panel.stop.click()
-        await asyncio.wait_for(panel.task, 60)
+        await asyncio.wait_for(panel.task, 180)
         assert "stopped; Resume goes on from here" in said(panel), said(panel)
         assert panel.watch.pick.value == "long" and "interrupted" in said(panel.watch)
         panel.resume.click()
         assert panel.job.alive
         panel.stop.click()
-        await asyncio.wait_for(panel.task, 60)
+        await asyncio.wait_for(panel.task, 180)
     asyncio.run(session())
 
 
