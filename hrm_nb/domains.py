@@ -6,7 +6,7 @@
 __all__ = ['IGNORE', 'MOST_CHARACTERS', 'CHUNK', 'MOST_SYMBOLS', 'MOST_TOKENS', 'grid_text', 'readable_on', 'cell_points',
            'symbol_sizes', 'write_symbols', 'mark_wrong', 'draw_grid', 'check_length', 'Cell', 'split_cells',
            'cell_tokens', 'parse_grid', 'cell_scores', 'foreign_symbols', 'raise_first', 'Domain', 'grid_domain',
-           'describe_domain', 'restore_domain', 'domain_class', 'show']
+           'describe_domain', 'as_tuples', 'restore_domain', 'domain_class', 'show']
 
 # %% ../nbs/02_domains.ipynb #44684478
 import importlib
@@ -315,7 +315,7 @@ def describe_domain(domain:Domain) -> dict:
     return {"class": f"{type(domain).__module__}.{type(domain).__qualname__}", **values}
 
 # %% ../nbs/02_domains.ipynb #2b0d19d3
-def _as_tuple(value): return tuple(map(_as_tuple, value)) if isinstance(value, list) else value
+def as_tuples(value): return tuple(map(as_tuples, value)) if isinstance(value, list) else value
 
 
 def _check_described(described) -> None:
@@ -341,7 +341,7 @@ def restore_domain(described:dict, # from `describe_domain`
     _check_described(described)
     module, _, name = described["class"].rpartition(".")
     try:
-        values = {k: _as_tuple(v) for k, v in described.items() if k != "class"}
+        values = {k: as_tuples(v) for k, v in described.items() if k != "class"}
         if re.fullmatch(r"hrm_nb\.\w+", module) and kind is None: importlib.import_module(module)
         if kind is not None: return kind(**values)
         found = getattr(sys.modules.get(module), name, None)

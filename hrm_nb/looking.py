@@ -8,20 +8,18 @@ __all__ = ['UNREADABLE', 'choose_checkpoint', 'run_domain', 'find_puzzles', 'See
 # %% ../nbs/34_looking.ipynb #7efb91b5
 import sys
 from dataclasses import dataclass, field
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from .analysis import compare, progress
+from .analysis import compare_many, progress
 from .domains import restore_domain
 from .evaluation import Evaluation, check_fit, evaluate
 from .files import data_path
 from .puzzles import PuzzleSet
 from .recipes import RECIPES
 from .runs import Run, newest_checkpoint
-from .statistics import holm
 from .trainer import pick_device
 
 # %% ../nbs/34_looking.ipynb #80b443b0
@@ -174,17 +172,11 @@ def look(path, # a run folder
     return seen
 
 # %% ../nbs/34_looking.ipynb #d3d7a706
-def _pair(a:str, b:str, results:dict[str, Evaluation]) -> dict:
-    "One comparison as a row."
-    found:Any = compare(results[a], results[b])
-    s = getattr(found, "summary", found)
-    row = dict(a=a, b=b, difference=s["difference"], low=s.get("low"), high=s.get("high"), gained=s["only_b"],
-               lost=s["only_a"], p=s["p"], mid_p=s.get("mid_p"), detectable=s.get("detectable"))
-    return {name: value for name, value in row.items() if value is not None}
+_SHOWN = {"a": "a", "b": "b", "difference": "difference", "low": "low", "high": "high", "only_b": "gained",
+          "only_a": "lost", "p": "p", "mid_p": "mid_p", "p_holm": "p_holm", "detectable": "detectable"}
 
 
 def paired(results:dict[str, Evaluation], # name: of one set
-           ) -> pd.DataFrame: # a, b, difference of shares, gained, lost, p, p_holm
+           ) -> pd.DataFrame: # the columns of `compare_many` that a reader asks for; gained and lost by b
     "Every pair of evaluations of one set."
-    table = pd.DataFrame([_pair(a, b, results) for a, b in combinations(results, 2)])
-    return table.assign(p_holm=holm(table.p)) if len(table) else table
+    return compare_many(results)[list(_SHOWN)].rename(columns=_SHOWN)

@@ -5,11 +5,10 @@
 # %% auto #0
 __all__ = ['SOURCES', 'MEASURES', 'free_path', 'save_as', 'row', 'field', 'picture', 'png', 'table_html', 'Panel',
            'shipped_names', 'near_repository', 'Choice', 'fresh_puzzles', 'Shelf', 'PuzzleSource', 'domain_of',
-           'check_same_domain', 'offer', 'matching', 'overlay', 'PickedRuns', 'RunsPanel', 'by_parts', 'share_bars',
-           'BreakdownWidgets', 'BreakdownPanel']
+           'check_same_domain', 'offer', 'matching', 'overlay', 'PickedRuns', 'RunsPanel', 'BreakdownWidgets',
+           'BreakdownPanel']
 
 # %% ../nbs/32_panels.ipynb #c700777d
-import dataclasses
 import html
 import io
 import shutil
@@ -27,6 +26,7 @@ from matplotlib.figure import Figure
 from . import maze, patterns, sudoku
 from .analysis import breakdown, curves
 from .evaluation import Evaluation, evaluate
+from .figures import shares_by_kind
 from .files import replace_file
 from .model import Reasoner
 from .puzzles import Domain, PuzzleSet, restore_domain
@@ -357,36 +357,9 @@ class RunsPanel(PickedRuns):
         if self.pick.value: self.pictures.children = [picture(self.figure(measure)) for measure in MEASURES]
         self.say("" if self.pick.value else "pick a run; several with Ctrl or Shift")
 
-# %% ../nbs/32_panels.ipynb #ecf4b85e
-def by_parts(result:Evaluation, by:str, # a tag or a score
-             parts:int=5, # at most, where `by` has more values than ten
-             ) -> pd.DataFrame: # as `analysis.breakdown`
-    "Shares of exact matches by tag; many numbers are cut into parts of equal counts."
-    if by not in result.puzzles: breakdown(result, by)  # refuses it by name
-    values = result.puzzles[by]
-    if not pd.api.types.is_numeric_dtype(values) or values.nunique() <= 10: return breakdown(result, by)
-    cut = pd.qcut(values, parts, duplicates="drop").astype(str)
-    order = pd.Series(values.to_numpy(), index=cut).groupby(level=0).min().sort_values().index
-    cut = pd.Categorical(cut, categories=order, ordered=True)
-    table = breakdown(dataclasses.replace(result, puzzles=result.puzzles.assign(part=cut)), "part")
-    named = table.assign(part=table.part.astype(str)).drop(columns=by, errors="ignore")
-    return named.rename(columns={"part": by})
-
-# %% ../nbs/32_panels.ipynb #5a9b1934
-def share_bars(table:pd.DataFrame, # of `by_parts`
-               by:str, title:str="") -> Figure:
-    "A point a kind with its interval, and how many puzzles there were."
-    fig, (ax,) = axes(width=5.2, height=1.3 + .36 * len(table))
-    at = np.arange(len(table))[::-1]
-    error = [table.share - table.low, table.high - table.share]
-    ax.errorbar(table.share, at, xerr=error, fmt="o", color="#0072b2", capsize=3)
-    ax.set_yticks(at, [f"{value}  (n = {n:,})" for value, n in zip(table[by], table["count"])])
-    ax.set(xlim=(-.03, 1.03), ylim=(-.6, len(table) - .4), xlabel="share of puzzles exact, 95 % interval", title=title)
-    ax.set_ylabel(by.replace("_", " "))
-    return fig
-
 # %% ../nbs/32_panels.ipynb #54d9df15
 _NOT_ASKED = ("exact", "q_halt_right", "counted", "q_continue", "valid", "optimal", "givens_kept")
+_PARTS = 5  # into which a score of many values is cut
 
 # %% ../nbs/32_panels.ipynb #f05c08a8
 class BreakdownWidgets(Panel):
@@ -398,7 +371,7 @@ class BreakdownWidgets(Panel):
         self.model, self.source = field(w.Dropdown, "model", "340px"), PuzzleSource()
         self.run = w.Button(description="Evaluate", button_style="primary", layout=w.Layout(width="auto"))
         self.by, self.place = field(w.Dropdown, "by", disabled=True), w.VBox()
-        save = self.saving({"PNG": ("breakdown.png", lambda: share_bars(self.table(), self.by.value, self.model.value)),
+        save = self.saving({"PNG": ("breakdown.png", lambda: self.figure()),
                             "CSV": ("breakdown.csv", lambda: self.table()),
                             "all puzzles CSV": ("puzzles.csv", lambda: self.evaluated().puzzles)})
         self.children = [row(self.model, self.source), row(self.run, self.by), self.message, self.place, save]
@@ -408,7 +381,9 @@ class BreakdownWidgets(Panel):
         if self.result is None: raise ValueError("nothing evaluated yet; press Evaluate")
         return self.result
 
-    def table(self) -> pd.DataFrame: return by_parts(self.evaluated(), self.by.value)
+    def table(self) -> pd.DataFrame: return breakdown(self.evaluated(), self.by.value, _PARTS)
+
+    def figure(self) -> Figure: return shares_by_kind(self.table(), self.by.value, title=self.model.value)
 
 # %% ../nbs/32_panels.ipynb #b2c68d3c
 class BreakdownPanel(BreakdownWidgets):
@@ -438,6 +413,6 @@ class BreakdownPanel(BreakdownWidgets):
     def draw(self) -> None:
         "The picture and its table."
         table = self.table()
-        self.place.children = [picture(share_bars(table, self.by.value, self.model.value)), w.HTML(table_html(table))]
+        self.place.children = [picture(self.figure()), w.HTML(table_html(table))]
         s = self.evaluated().summary
         self.say(f"{s['exact_accuracy']:.1%} of {s['count']:,} puzzles exact, {s['accuracy']:.1%} of their cells right")

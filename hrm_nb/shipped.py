@@ -18,6 +18,7 @@ import torch
 
 import hrm_nb
 from .config import from_values, quoted
+from .domains import as_tuples
 from .files import load_tensors, save_tensors, whole_folder, write_json
 from .model import Reasoner, ReasonerConfig, count_parameters
 from .published import fitted
@@ -94,9 +95,6 @@ def describe_data(data:Any, # a recipe's data
     return {"class": f"{type(data).__module__}.{type(data).__qualname__}", "fields": dataclasses.asdict(data)}
 
 
-def _as_tuple(value): return tuple(map(_as_tuple, value)) if isinstance(value, list) else value
-
-
 def restore_data(described:dict, # from `describe_data`
                  ) -> Any: # the recipe's data
     "The data that `describe_data` described, of a class in this package."
@@ -109,7 +107,7 @@ def restore_data(described:dict, # from `describe_data`
     except ImportError: kind = None
     if not (isinstance(kind, type) and dataclasses.is_dataclass(kind) and hasattr(kind, "fresh")):
         raise ValueError(f"{module:.200} has no data class {name:.200}")
-    try: return from_values(kind, {k: _as_tuple(v) for k, v in fields.items()})
+    try: return from_values(kind, {k: as_tuples(v) for k, v in fields.items()})
     except RecursionError: raise ValueError(f"data of class {place}: its fields are nested too deep") from None
 
 # %% ../nbs/15_shipped.ipynb #90e2533b
