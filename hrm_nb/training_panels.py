@@ -123,7 +123,7 @@ class Job:
     def __init__(self, arguments:list[str], # of hrm-nb
                  log:Path): # what it prints
         log.parent.mkdir(parents=True, exist_ok=True)
-        self.log = log
+        self.log, self.stopping = log, False
         with open(log, "ab") as out:
             self.process = subprocess.Popen([sys.executable, "-c", _CALL, *arguments], stdin=subprocess.DEVNULL,
                                             stdout=out, stderr=subprocess.STDOUT,
@@ -133,7 +133,8 @@ class Job:
     def alive(self) -> bool: return self.process.poll() is None
 
     def stop(self) -> None:
-        "Ask it to end after the step it is in, with a checkpoint."
+        "Ask it to end after the step it is in, with a checkpoint; asked before it listens, it may not hear."
+        self.stopping = True
         if self.alive: self.process.send_signal(signal.SIGINT)
 
     def said(self) -> str:
@@ -199,7 +200,8 @@ def how_it_ended(status:int, # of the process
     "What a training's exit status means."
     kept = (folder / "config.json").exists() and len(Run(folder).checkpoints)
     stopped = "stopped; Resume goes on from here" if kept else "stopped before its first checkpoint"
-    return {0: "finished", 130: stopped}.get(status, f"ended with status {status}")
+    interrupted = 130, -signal.SIGINT  # by itself; and by the system, where a repeated stop came while it was leaving
+    return "finished" if not status else stopped if status in interrupted else f"ended with status {status}"
 
 # %% ../nbs/34_training_panels.ipynb #2e087dbd
 class Attended(TrainWidgets):
@@ -214,16 +216,16 @@ class Attended(TrainWidgets):
 
     def launch(self, arguments:list[str], folder:Path) -> None:
         "Start a process and follow it."
-        if self.job is not None and self.job.alive:
-            raise ValueError(f"{self.folder_of_run}: still training; stop it first")
+        if self.job and self.job.alive: raise ValueError(f"{self.folder_of_run}: still training; stop it first")
         self.folder_of_run, self.job = folder, Job(arguments, self.shelf.root / f"{folder.name}.log")
         self.say(f"hrm-nb {' '.join(arguments)}")
         try: self.task = asyncio.get_running_loop().create_task(self.attend())
         except RuntimeError: pass  # no loop to wait in; `tell` can be called at any time
 
     async def attend(self) -> None:
-        "Tell how it goes until it has ended."
+        "Tell how it goes until it has ended; a stop is said again until it is heard."
         while self.job is not None and self.job.alive:
+            if self.job.stopping: self.job.stop()
             self.safely(self.tell)()
             await asyncio.sleep(self.watch.every)
         self.safely(self.tell)()
@@ -231,8 +233,8 @@ class Attended(TrainWidgets):
     def tell(self) -> None:
         "Say where the training stands, and show its curves once there are any."
         if self.job is None: return
-        here = (self.folder_of_run / "config.json").exists()
         name = self.folder_of_run.relative_to(self.shelf.root).as_posix()
+        here = (self.folder_of_run / "config.json").exists()
         if here and self.watch.pick.value != name:
             self.shelf.refresh()
             self.watch.pick.value = name

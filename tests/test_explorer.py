@@ -18,6 +18,7 @@ from hrm_nb.panels import BreakdownPanel, RunsPanel, Shelf, free_path, save_as
 from hrm_nb.puzzles import IGNORE
 from hrm_nb.recipes import build, recipe
 from hrm_nb.training import fit
+from hrm_nb.runs import Run
 from hrm_nb.training_panels import TrainPanel
 
 
@@ -171,8 +172,9 @@ def test_a_training_is_stopped_and_goes_on(made, tmp_path):
         assert panel.watch.pick.value == "long" and "interrupted" in said(panel.watch)
         panel.resume.click()
         assert panel.job.alive
-        panel.stop.click()
+        panel.stop.click()                                      # before the process listens: it is told again
         await asyncio.wait_for(panel.task, 180)
+        assert Run(tmp_path / "runs" / "long").history.step.iloc[-1] < 4000
     asyncio.run(session())
 
 
