@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['SHORT', 'keep_freed_memory', 'trunc_normal', 'linear', 'rounded', 'rms_norm', 'rotary_tables', 'rotate', 'attention',
-           'depthwise', 'convolution', 'swiglu', 'swiglu_width', 'Linear', 'Weights', 'block']
+           'depthwise', 'convolution', 'swiglu', 'swiglu_width', 'Embedding', 'GridPositions', 'Linear', 'Weights',
+           'block']
 
 # %% ../nbs/10_layers.ipynb #8dea9307
 import ctypes, functools, math, os, platform
@@ -149,6 +150,38 @@ def swiglu_width(width:int, # D
                  ) -> int: # inner width
     "Inner width of a SwiGLU, rounded up to a whole multiple."
     return math.ceil(round(expansion * width * 2 / 3) / multiple) * multiple
+
+# %% ../nbs/10_layers.ipynb #a73d194d
+class Embedding(nn.Module):
+    "A table of vectors under its published name."
+    def __init__(self, rows:int, width:int, generator:torch.Generator):
+        super().__init__()
+        self.embedding_weight = nn.Parameter(trunc_normal(rows, width, std=width ** -.5, generator=generator))
+
+# %% ../nbs/10_layers.ipynb #b8c4af08
+class GridPositions(nn.Module):
+    "Position vectors of a grid's cells, from vectors of their rows, columns and boxes; made to stand in for a table."
+    def __init__(self,
+                 sizes:tuple[int, int, int, int], # rows, columns of the square or other grid; rows, columns of a box or 0
+                 prefix:int, # P, tokens before the cells, each with a vector of its own
+                 width:int, # D
+                 generator:torch.Generator,
+                 ):
+        super().__init__()
+        self.sizes, (rows, columns, box_rows, _) = sizes, sizes
+        tables = dict(row=rows, column=columns, box=rows if box_rows else 0, prefix=prefix)
+        self.tables = nn.ModuleDict({name: Embedding(n, width, generator) for name, n in tables.items() if n})
+
+    @property
+    def embedding_weight(self) -> Tensor: # (P + R * C, D)
+        "The vectors of the prefix and of the cells in reading order."
+        rows, columns, r, k = self.sizes
+        of = {name: table.embedding_weight for name, table in self.tables.items()}
+        cells = of["row"][:, None] + of["column"]                            # (R, C, D)
+        if r:                                                                # k bands of r boxes, each of r x k cells
+            cells = cells + of["box"].view(k, 1, r, 1, -1).expand(k, r, r, k, -1).reshape(rows, columns, -1)
+        cells = cells.flatten(0, 1) / math.sqrt(3 if r else 2)
+        return torch.cat((of["prefix"], cells)) if "prefix" in of else cells
 
 # %% ../nbs/10_layers.ipynb #24352ac4
 class Linear(nn.Module):
