@@ -20,13 +20,13 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from .act import LOSSES, METRICS, Carry, initial_carry, reason, training_step
+from .act import LOSSES, METRICS, Carry, copied, initial_carry, reason, training_step
 from .batches import Batches
 from .config import check, from_values, setting
 from .evaluation import check_fit
 from .layers import keep_freed_memory
 from .model import Reasoner
-from .optim import EMA, OPTIMIZERS, learning_rate, make_optimizer, sign_sgd_
+from .optim import EMA, OPTIMIZERS, cycles_at, hidden_matrices, learning_rate, make_optimizer, sign_sgd_
 from .puzzles import Batch, PuzzleSet
 from .runs import Checkpoint
 
@@ -48,8 +48,9 @@ class OrderSettings:
 @dataclass(frozen=True)
 class OptimizerSettings:
     "What an update does."
-    optimizer: str = setting("adamw", choices=OPTIMIZERS)  # adamw or adam_atan2
+    optimizer: str = setting("adamw", choices=OPTIMIZERS)  # adamw, adam_atan2, or muon: with adamw for what is no matrix
     lr: float = setting(1e-4, least=0)                     # peak learning rate
+    muon_lr: float = setting(0.02, least=0)                # of the matrices, where muon trains them
     puzzle_lr: float = setting(1e-4, least=0)              # of the puzzle table's sign-SGD
     weight_decay: float = setting(0.1, least=0)            # of all parameters
     puzzle_weight_decay: float = setting(0.1, least=0)     # of the puzzle table's rows in use
@@ -58,13 +59,15 @@ class OptimizerSettings:
     ema: float = setting(0.0, least=0, most=1)             # decay of the moving average of weights; 0 = none
     ema_corrected: bool = True                             # average weights seen; False = start as a copy, as published
     loss_type: str = setting("stablemax_cross_entropy", choices=tuple(LOSSES))  # of a token: stablemax or softmax
+    label_smoothing: float = setting(0.0, least=0, below=1)  # share of a label that the other symbols get, in training
 
 # %% ../nbs/22_trainer.ipynb #8cfc32b5
 @dataclass(frozen=True)
 class ScheduleSettings:
-    "How the learning rate goes."
+    "How learning rate and depth go."
     warmup_steps: int = setting(0, least=0)                 # linear warm-up
     lr_min_ratio: float = setting(1.0, least=0, most=1)     # share of the peak that a cosine ends at; 1 = constant
+    depth_warmup: int = setting(0, least=0)                 # steps in which H_cycles grows from 1; 0 = full at once
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,7 @@ class EvaluationSettings:
     eval_every: int = setting(0, least=0)            # steps between evaluations; 0 = at the end only
     eval_batch_size: int = setting(128, least=1)     # examples at a time in evaluations
     eval_examples: int = setting(0, least=0)         # test examples that evaluations score, drawn by the seed; 0 = all
+    held_out_examples: int = setting(0, least=0)     # held-out ones likewise, which choose the best weights; 0 = all
     patience: int = setting(0, least=0)              # held-out evaluations without improvement to stop after; 0 = never
     stop_at: float = setting(0.0, least=0, most=1)   # stop once the held-out exact accuracy reaches this; 0 = never
 
@@ -97,12 +101,12 @@ def _check_together(c:"TrainConfig") -> None:
     "Raise ValueError where fields contradict each other, or one would do nothing without another."
     if (c.steps > 0) == (c.epochs > 0):
         raise ValueError(f"steps is {c.steps} and epochs is {c.epochs}; give one of them, at least 1")
-    for name in ("patience", "stop_at"):
+    for name in ("patience", "stop_at", "held_out_examples"):
         if not getattr(c, name): continue
         if not c.held_out:
-            raise ValueError(f"{name} is {getattr(c, name)}: "
-                             "patience and stop_at need a held_out share of the training groups above 0")
-        if not c.eval_every:
+            raise ValueError(f"{name} is {getattr(c, name)}: patience, stop_at and held_out_examples "
+                             "need a held_out share of the training groups above 0")
+        if not c.eval_every and name != "held_out_examples":
             raise ValueError(f"{name} is {getattr(c, name)} and eval_every is 0, which evaluates at the end only; "
                              "give eval_every, the steps between evaluations")
 
@@ -223,11 +227,6 @@ def _compiled_step(device:torch.device, cuda_graphs:bool) -> Callable:
     if device.type == "cpu": options = {"cpp_wrapper": True}  # kernels called from C++, for steps of milliseconds
     return torch.compile(training_step, dynamic=False, options=options)
 
-
-def _in_own_memory(carry:Carry) -> Carry:
-    "A copy: a replayed CUDA graph writes each step's results where the last step's were."
-    return Carry(**{name: value.clone() for name, value in vars(carry).items()})
-
 # %% ../nbs/22_trainer.ipynb #e22f2624
 def _check_fits(t:"Trainer", model:Reasoner, train:PuzzleSet) -> None:
     "Raise ValueError where model, data, settings and device do not go together."
@@ -238,6 +237,9 @@ def _check_fits(t:"Trainer", model:Reasoner, train:PuzzleSet) -> None:
     check_fit(model.config, train)
     if rows % c.accumulate:
         raise ValueError(f"accumulate is {c.accumulate}, which does not divide a device's {rows} rows")
+    if c.depth_warmup and (model.config.H_cycles < 2 or model.config.arch == "transformer"):
+        raise ValueError(f"depth_warmup is {c.depth_warmup}, and the model ({model.config.arch}) has H_cycles "
+                         f"{model.config.H_cycles}; allowed are recursions of H_cycles 2 or more, which can grow")
 
 
 def _batches(t:"Trainer", train:PuzzleSet) -> Batches:
@@ -245,6 +247,12 @@ def _batches(t:"Trainer", train:PuzzleSet) -> Batches:
     c = t.config
     return Batches(train, c.batch_size, seed=c.seed, device=t.device, drop_last=c.drop_last, augment=c.augment,
                    allow_padding=c.allow_padding, rank=t.rank, world_size=t.world_size)
+
+
+def _optimizer(t:"Trainer") -> torch.optim.Optimizer:
+    "The configured optimiser of the model's parameters."
+    c, matrices = t.config, hidden_matrices(t.model)
+    return make_optimizer(c.optimizer, t.params, c.lr, c.betas, c.weight_decay, matrices=matrices, muon_lr=c.muon_lr)
 
 # %% ../nbs/22_trainer.ipynb #a4bb8b42
 class Trainer:
@@ -258,7 +266,8 @@ class Trainer:
         self.training_step = _compiled_step(self.device, config.cuda_graphs) if config.compile else training_step
         self.batches = _batches(self, train)
         self.steps = config.steps or config.epochs * self.batches.steps_per_epoch
-        self.optimizer = make_optimizer(config.optimizer, self.params, config.lr, config.betas, config.weight_decay)
+        self.optimizer = _optimizer(self)
+        self.peaks = [group["lr"] for group in self.optimizer.param_groups]       # learning rates
         self.ema = EMA(model, config.ema, config.ema_corrected) if config.ema else None
         self.generator = torch.Generator(self.device).manual_seed(config.seed)
         self.carries:list[Carry]|None = None
@@ -287,6 +296,13 @@ class Trainer:
         "Put the trainer where the checkpoint was taken."
         _restore(self, checkpoint)
 
+# %% ../nbs/22_trainer.ipynb #db37340f
+def _extras(t:Trainer) -> dict[str, Any]:
+    "What a reasoning step is told beyond the usual; nothing where the settings are the usual ones."
+    c, H = t.config, t.model.config.H_cycles
+    more:dict[str, Any] = dict(label_smoothing=c.label_smoothing) if c.label_smoothing else {}
+    return more | (dict(H_cycles=cycles_at(t.step, c.depth_warmup, H)) if t.step < c.depth_warmup else {})
+
 # %% ../nbs/22_trainer.ipynb #d52751ad
 def _outcomes(t:Trainer) -> list:
     "Forward and backward of every part of the next batch; gradients add up."
@@ -296,13 +312,13 @@ def _outcomes(t:Trainer) -> list:
     parts = _parts_of(t.batches.next(), c.accumulate)
     if t.carries is None: t.carries = [initial_carry(t.model, part) for part in parts]
     for p in t.params: p.grad = None
-    outcomes = []
+    outcomes, more = [], _extras(t)
     for i, (part, drawn) in enumerate(zip(parts, uniform.chunk(c.accumulate, 1), strict=True)):
         if c.cuda_graphs: torch.compiler.cudagraph_mark_step_begin()
-        out = t.training_step(t.model, t.carries[i], part, drawn, c.loss_type)
+        out = t.training_step(t.model, t.carries[i], part, drawn, c.loss_type, **more)
         if t.device.type == "cpu": refuse_nonfinite(out.loss, "loss", t.step + 1)  # elsewhere at the next history row
         (out.loss / c.batch_size).backward()
-        t.carries[i] = _in_own_memory(out.carry) if c.cuda_graphs else out.carry
+        t.carries[i] = copied(out.carry) if c.cuda_graphs else out.carry  # a replayed graph writes where the last one did
         t.sums[:-1] += out.metrics
         outcomes.append(out)
     return outcomes
@@ -326,8 +342,9 @@ def _update(t:Trainer, outcomes:list) -> None:
     if c.clip_norm: torch._foreach_mul_(grads, (c.clip_norm / (norm + 1e-6)).clamp(max=1))  # as torch's clip_grad_norm_
     if t.device.type == "cpu": refuse_nonfinite(norm, "gradient norm", t.step + 1)
     t.sums[-1] += norm
-    t.rate = learning_rate(t.step + 1, c.lr, c.warmup_steps, t.steps, c.lr_min_ratio)
-    for group in t.optimizer.param_groups: group["lr"] = t.rate
+    def rate(peak): return learning_rate(t.step + 1, peak, c.warmup_steps, t.steps, c.lr_min_ratio)
+    t.rate = rate(c.lr)
+    for group, peak in zip(t.optimizer.param_groups, t.peaks, strict=True): group["lr"] = rate(peak)
     t.optimizer.step()
     if outcomes[0].rows is not None: _update_table(t, outcomes)
     if t.ema: t.ema.update()

@@ -61,7 +61,8 @@ def standard_callbacks(trainer:Trainer, run:Run,
     c, signals = trainer.config, SignalCB()
     options:dict[str, Any] = dict(batch_size=c.eval_batch_size, loss_type=c.loss_type, progress=progress,
                                   signals=signals)
-    scored = {"held_out": held, "test": None if test is None else test.sample(c.eval_examples, c.seed)}
+    asked = {"held_out": (held, c.held_out_examples), "test": (test, c.eval_examples)}
+    scored = {name: puzzles and puzzles.sample(n, c.seed) for name, (puzzles, n) in asked.items()}
     scores = [EvaluateCB(puzzles, name=name, **options) for name, puzzles in scored.items() if puzzles is not None]
     best, history = BestCB(run, held is not None), HistoryCB(run, rows)
     bar = [ProgressCB()] if progress else []
