@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 
 from .act import LOSSES, reason, row_scores, wants_to_halt
 from .layers import keep_freed_memory
-from .model import Reasoner
+from .model import Reasoner, remember
 from .puzzles import PuzzleSet
 
 # %% ../nbs/20_evaluation.ipynb #1495dd34
@@ -47,17 +47,19 @@ def _when_halted(model, inputs, identifiers, max_steps):
     n, device = len(inputs), inputs.device
     levels, x = model.levels(), model.embed(inputs, model.puzzle_rows(identifiers))
     (z_H, z_L), open_rows = model.initial_states(*inputs.shape), torch.arange(n, device=device)
+    mean = remember(model, None, z_H)
     logits = torch.empty(*inputs.shape, model.config.vocab_size, device=device)
     q, steps = torch.empty(n, 2, device=device), torch.empty(n, dtype=torch.long, device=device)
     for k in range(1, max_steps + 1):
-        z_H, z_L = model.think(z_H, z_L, x, levels)
-        now = model.read_q(z_H)
+        z_H, z_L = model.think(z_H, z_L, x, levels, mean=mean)
+        now, mean = model.read_q(z_H), remember(model, mean, z_H)
         done = wants_to_halt(model.config, now[:, 0], now[:, 1]) | (k == max_steps)
         if done.any():
             rows, stay = open_rows[done], ~done
             logits[rows], q[rows], steps[rows] = model.read(z_H[done])[0].float(), now[done], k
             if len(rows) == len(open_rows): break
             open_rows, z_H, z_L, x = open_rows[stay], z_H[stay], z_L[stay], x[stay]
+            if mean is not None: mean = mean[stay]
     return _Answers(logits, q[:, 0], q[:, 1], steps)
 
 

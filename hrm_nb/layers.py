@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SHORT', 'keep_freed_memory', 'trunc_normal', 'linear', 'rounded', 'rms_norm', 'rotary_tables', 'rotate', 'attention',
-           'depthwise', 'convolution', 'swiglu', 'swiglu_width', 'Embedding', 'GridPositions', 'Linear', 'Weights',
-           'block']
+           'depthwise', 'convolution', 'swiglu', 'swiglu_width', 'Embedding', 'PuzzleTable', 'GridPositions', 'Linear',
+           'Weights', 'block']
 
 # %% ../nbs/10_layers.ipynb #8dea9307
 import ctypes, functools, math, os, platform
@@ -157,6 +157,15 @@ class Embedding(nn.Module):
     def __init__(self, rows:int, width:int, generator:torch.Generator):
         super().__init__()
         self.embedding_weight = nn.Parameter(trunc_normal(rows, width, std=width ** -.5, generator=generator))
+
+# %% ../nbs/10_layers.ipynb #cdfe5b9c
+class PuzzleTable(nn.Module):
+    "One vector a puzzle identifier, zero at the start; a buffer, updated by its own optimiser."
+    weights: Tensor  # (rows, width)
+
+    def __init__(self, rows:int, width:int):
+        super().__init__()
+        self.register_buffer("weights", torch.zeros(rows, width))
 
 # %% ../nbs/10_layers.ipynb #b8c4af08
 class GridPositions(nn.Module):

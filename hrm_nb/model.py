@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LevelFunction', 'MOST_STATE', 'MOST_NUMBERS', 'checked', 'Levels', 'recur', 'updates_with_gradient', 'checked_boxes',
-           'ReasonerConfig', 'Level', 'PuzzleTable', 'repeat', 'Reasoner', 'count_parameters']
+           'ReasonerConfig', 'Level', 'repeat', 'remember', 'Reasoner', 'count_parameters']
 
 # %% ../nbs/11_model.ipynb #8338ce74
 import dataclasses, math
@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .config import check, from_values, setting
-from .layers import Embedding, GridPositions, Linear, Weights, block, linear, rotary_tables, swiglu_width, trunc_normal
+from .layers import Embedding, GridPositions, Linear, PuzzleTable, Weights
+from .layers import block, linear, rotary_tables, swiglu_width, trunc_normal
 
 # %% ../nbs/11_model.ipynb #b5f6ce7e
 LevelFunction = Callable[..., Tensor]  # (z, injection) -> new z
@@ -85,6 +86,8 @@ class _ReasonerFields(_PublishedFields):
     halt_from: str = setting("first", choices=("first", "mean"))     # position 0, or the mean over all positions
     swiglu_multiple: int = setting(256, least=1, most=_SIZE)         # inner widths are whole multiples of it
     gradient: str = setting("published", choices=("published", "last_step", "last_cycle", "all"))  # flows how far back
+    starts: int = setting(1, least=1, most=_COUNT)                   # starting states; training keeps each puzzle's best
+    state_mean: float = setting(0.0, least=0, below=1)               # decay of the mean of past z_H, an input; 0 = none
 
     @property
     def mixes(self) -> str:
@@ -224,15 +227,6 @@ class Level(nn.Module):
         "Every block's weights in the type they are used in."
         return [layer.cast(dtype) for layer in self.layers]  # type: ignore[operator]  # a ModuleList knows Modules only
 
-# %% ../nbs/11_model.ipynb #cb2e3c5f
-class PuzzleTable(nn.Module):
-    "One vector a puzzle identifier, zero at the start; a buffer, updated by its own optimiser."
-    weights: Tensor  # (rows, width)
-
-    def __init__(self, rows:int, width:int):
-        super().__init__()
-        self.register_buffer("weights", torch.zeros(rows, width))
-
 # %% ../nbs/11_model.ipynb #e327d342
 class _Parts(nn.Module):
     "The weights and constants of a reasoner."
@@ -258,6 +252,9 @@ class _Parts(nn.Module):
         if c.arch == "hrm": self.H_level = Level(c.H_layers, c, g)
         self.L_level = Level(c.L_layers + (c.H_layers if c.arch == "transformer" else 0), c, g)
         for name in ("H_init", "L_init"): self.register_buffer(name, trunc_normal(c.hidden_size, std=1, generator=g))
+        if c.starts > 1:  # z_H and z_L; drawn last, so that all else is as with one start
+            self.register_buffer("more_init", trunc_normal(2, c.starts - 1, c.hidden_size, std=1, generator=g))
+        if c.state_mean: self.mean_gate = nn.Parameter(torch.zeros(c.hidden_size))
         tables = rotary_tables(c.length, c.hidden_size // c.num_heads, c.rope_theta)
         for name, table in zip(("rope_cos", "rope_sin"), tables, strict=True):
             self.register_buffer(name, table, persistent=False)  # made anew, not saved
@@ -371,6 +368,35 @@ def _halting_values(parts:_Parts, # whose head and configuration
     z, head = z_H[:, 0] if parts.config.halt_from == "first" else z_H.mean(1), parts.q_head
     return linear(z, head.weight.to(parts.dtype), head.bias.to(parts.dtype)).float()
 
+# %% ../nbs/11_model.ipynb #7cee3ba8
+def _starting_states(parts:_Parts, B:int, S:int, # puzzles, tokens of each
+                     start:int|None, # which; None = all
+                     ) -> tuple[Tensor, Tensor]: # z_H, z_L (B or B * K, P + S, D)
+    "The states that puzzles start from."
+    c, L = parts.config, parts.config.prefix_len + S
+    if start is not None and not 0 <= start < c.starts:
+        raise ValueError(f"start is {start}; allowed are whole numbers from 0 to {c.starts - 1}")
+    def at(i, first):
+        if start: first = parts.more_init[i, start - 1]
+        if start is not None or c.starts == 1: return first.to(parts.dtype).expand(B, L, -1)
+        return torch.cat((first[None], parts.more_init[i])).to(parts.dtype).repeat(B, 1)[:, None].expand(-1, L, -1)
+    return at(0, parts.H_init), at(1, parts.L_init)
+
+# %% ../nbs/11_model.ipynb #a9cb625b
+def remember(model:_Parts, mean:Tensor|None, z_H:Tensor, # (B, L, D) the mean so far, None at the start; the state
+             ) -> Tensor|None: # (B, L, D); None where the model keeps no mean
+    "The running mean of the states, with one more."
+    d = model.config.state_mean
+    if not d: return None
+    return z_H if mean is None else d * mean + (1 - d) * z_H
+
+
+def _recalled(parts:_Parts, x:Tensor, mean:Tensor|None) -> Tensor: # (B, L, D)
+    "The embedded puzzle as a step is given it: with the mean of past states, where the model keeps one."
+    if not parts.config.state_mean: return x
+    if mean is None: raise ValueError("the model has a state_mean; a reasoning step needs the mean from `remember`")
+    return x + parts.mean_gate.to(x.dtype) * mean
+
 # %% ../nbs/11_model.ipynb #0287f42c
 class Reasoner(_Parts):
     "HRM, or another setting of the same recursion (`config.arch`)."
@@ -382,23 +408,23 @@ class Reasoner(_Parts):
         "The embedded puzzle, which every fast update is given anew."
         return _embedded(self, inputs, rows)
 
-    def initial_states(self, B:int, S:int|None=None) -> tuple[Tensor, Tensor]: # rows, tokens -> z_H, z_L
-        "The states every puzzle of S tokens starts from; None = of as many as configured."
-        L = self.config.prefix_len + (self.config.seq_len if S is None else S)
-        return self.H_init.to(self.dtype).expand(B, L, -1), self.L_init.to(self.dtype).expand(B, L, -1)
+    def initial_states(self, B:int, S:int|None=None, start:int|None=0) -> tuple[Tensor, Tensor]: # z_H, z_L
+        "What B puzzles of S tokens (None = as configured) start from: a start by its number, or None = all, K rows each."
+        return _starting_states(self, B, self.config.seq_len if S is None else S, start)
 
     def levels(self) -> Levels: # make them once a step: `think` and `peek` can share them
         "The two levels as functions of (z, injection, queries); TRM and the transformer have one and the same."
         return _level_functions(self)
 
     def think(self, z_H:Tensor, z_L:Tensor, x:Tensor, levels:Levels|None=None, H_cycles:int|None=None,
-              ) -> tuple[Tensor, Tensor]: # new z_H, z_L
-        "One reasoning step."
-        return _reasoning_step(self.config, levels or self.levels(), z_H, z_L, x, H_cycles)
+              mean:Tensor|None=None) -> tuple[Tensor, Tensor]: # new z_H, z_L
+        "One reasoning step; `mean` is from `remember`."
+        return _reasoning_step(self.config, levels or self.levels(), z_H, z_L, _recalled(self, x, mean), H_cycles)
 
     def peek(self, z_H:Tensor, z_L:Tensor, x:Tensor, levels:Levels|None=None, H_cycles:int|None=None,
-             ) -> Tensor: # (B, 2), as `read_q`
+             mean:Tensor|None=None) -> Tensor: # (B, 2), as `read_q`
         "What `think` and `read` would say of halting after one more step, without the work only tokens need."
+        x = _recalled(self, x, mean)
         return self.read_q(_read_after(self.config, levels or self.levels(), z_H, z_L, x, H_cycles))
 
     def read_q(self, z_H:Tensor) -> Tensor: # (B, at least 1, D) -> (B, 2) halt and continue values, float32
@@ -409,9 +435,9 @@ class Reasoner(_Parts):
         "Logits of the puzzle's tokens and the halting values."
         return linear(z_H[:, self.config.prefix_len:], self.lm_head.weight.to(self.dtype)), self.read_q(z_H)
 
-    def forward(self, z_H:Tensor, z_L:Tensor, inputs:Tensor, identifiers:Tensor) -> tuple[Tensor, ...]:
+    def forward(self, z_H:Tensor, z_L:Tensor, inputs:Tensor, identifiers:Tensor, mean:Tensor|None=None):
         "One reasoning step from tokens: new z_H, new z_L, logits, halting values."
-        z_H, z_L = self.think(z_H, z_L, self.embed(inputs, self.puzzle_rows(identifiers)))
+        z_H, z_L = self.think(z_H, z_L, self.embed(inputs, self.puzzle_rows(identifiers)), mean=mean)
         return z_H, z_L, *self.read(z_H)
 
 # %% ../nbs/11_model.ipynb #7f353e01

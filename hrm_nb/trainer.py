@@ -359,6 +359,7 @@ def _taken(t:Trainer) -> Checkpoint:
     training = {"generator": t.generator.get_state(), "sums": t.ranks.total(t.sums)}
     carries = t.carries or []  # none before the first step
     for key in _CARRY if carries else ():
+        if getattr(carries[0], key) is None: continue  # this model has no such state
         whole = torch.cat([getattr(c, key) for c in carries])
         if whole.dtype == torch.bool and t.world_size > 1: whole = whole.to(torch.uint8)
         training[f"carry.{key}"] = t.ranks.gathered(whole)
@@ -381,10 +382,10 @@ def _restore_moments(t:Trainer, training:dict[str, torch.Tensor], averaged:dict[
 def _restored_carries(t:Trainer, training:dict[str, torch.Tensor]) -> list[Carry]|None:
     "This rank's rows of the carry, in parts; None of a run that has not begun, or had another batch size."
     if len(training.get("carry.steps", ())) != t.config.batch_size: return None
-    rows = t.config.batch_size // t.world_size
-    mine = {k: training[f"carry.{k}"][t.rank * rows:(t.rank + 1) * rows].to(t.device) for k in _CARRY}
-    mine["halted"] = mine["halted"].bool()
-    return [Carry(*part) for part in zip(*(v.chunk(t.config.accumulate) for v in mine.values()), strict=True)]
+    kept = {key: training[f"carry.{key}"] for key in _CARRY if f"carry.{key}" in training}
+    kept["halted"] = kept["halted"].bool()
+    mine = (v.chunk(t.world_size)[t.rank].to(t.device).chunk(t.config.accumulate) for v in kept.values())
+    return [Carry(**dict(zip(kept, part, strict=True))) for part in zip(*mine, strict=True)]
 
 # %% ../nbs/22_trainer.ipynb #47b41736
 def _restore(t:Trainer, checkpoint:Checkpoint) -> None:
@@ -412,7 +413,7 @@ def _state_tensors(t:Trainer) -> Iterator[tuple[str, torch.Tensor]]: # what it i
     for name, p in zip(names, t.params, strict=True):
         yield from ((f"optimiser's {key} of {name}", value) for key, value in t.optimizer.state[p].items())
     for carry in t.carries or ():
-        yield from ((f"carry {key}", value) for key, value in vars(carry).items())
+        yield from ((f"carry {key}", value) for key, value in vars(carry).items() if value is not None)
     yield "sum of losses and gradient norms", t.sums
 
 

@@ -21,7 +21,8 @@ SMALL = dict(vocab_size=12, seq_len=9, num_puzzle_identifiers=3, puzzle_emb_ndim
              L_layers=1, H_cycles=3, halt_max_steps=3, halt_exploration_prob=.5, forward_dtype="float32", swiglu_multiple=8)
 SETTINGS = TrainConfig(steps=8, batch_size=8, lr=3e-3, puzzle_lr=1e-2, warmup_steps=3, lr_min_ratio=.1, device="cpu", ema=.9)
 MODELS = [dict(gradient="last_step"), dict(gradient="last_cycle"), dict(gradient="all"), dict(pos_encodings="grid"),
-          dict(pos_encodings="grid", puzzle_emb_ndim=0, grid_rows=1), dict(arch="recurrent", no_ACT_continue=True), dict(arch="recurrent")]
+          dict(pos_encodings="grid", puzzle_emb_ndim=0, grid_rows=1), dict(arch="recurrent", no_ACT_continue=True), dict(arch="recurrent"),
+          dict(starts=3), dict(starts=2, no_ACT_continue=True, puzzle_emb_ndim=0), dict(state_mean=.7), dict(state_mean=.7, starts=2)]
 TRAININGS = [dict(label_smoothing=.1), dict(label_smoothing=.1, loss_type="softmax_cross_entropy"), dict(optimizer="muon"),
              dict(optimizer="muon", muon_lr=.005, accumulate=2), dict(depth_warmup=5), dict(depth_warmup=5, accumulate=2)]
 
@@ -49,7 +50,8 @@ def deep_copy(checkpoint):
                                averaged={k: v.clone() for k, v in checkpoint.averaged.items()})
 
 
-@pytest.mark.parametrize("model, settings", [(m, {}) for m in MODELS] + [({}, t) for t in TRAININGS])
+@pytest.mark.parametrize("model, settings", [(m, {}) for m in MODELS] + [({}, t) for t in TRAININGS] +
+                         [(dict(starts=3, state_mean=.7), dict(accumulate=2, label_smoothing=.1, optimizer="muon", depth_warmup=6))])
 def test_every_value_trains_and_resumes_to_the_bit(model, settings):
     config = dataclasses.replace(SETTINGS, **settings)
     whole = stepped(Trainer(fresh(**model), puzzles(), config), 4)
@@ -64,7 +66,7 @@ def test_every_value_trains_and_resumes_to_the_bit(model, settings):
         assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a), part
     assert all(torch.isfinite(v).all() for v in one.model.values())
     start = fresh(**model).state_dict()
-    assert all(not torch.equal(v, start[k]) for k, v in one.model.items() if not k.endswith("_init") and "starts" not in k)
+    assert all(not torch.equal(v, start[k]) for k, v in one.model.items() if not k.endswith("_init"))
 
 
 @pytest.mark.parametrize("settings", [dict(label_smoothing=.1), dict(optimizer="muon"), dict(depth_warmup=5), dict(held_out_examples=2)])
@@ -89,6 +91,8 @@ def test_configurations_written_before_these_fields_mean_the_same():
     (dict(box_rows=3), "box_rows is 3 and pos_encodings is rope; boxes belong to grid"),
     (dict(pos_encodings="grid", box_rows=2), "box_rows is 2 on a grid of 3 rows and 3 columns; allowed are divisors"),
     (dict(pos_encodings="grid", grid_rows=1, box_rows=1), "on a grid of 1 rows and 9 columns"),
+    (dict(starts=0), "starts is 0; allowed are whole numbers from 1"), (dict(starts=2.), "starts is 2.0"),
+    (dict(state_mean=1.), "state_mean is 1.0; allowed are numbers from 0, below 1"), (dict(state_mean=-.1), "state_mean is -0.1"),
     (dict(pos_encodings="grid", seq_len=10), "10 tokens fill no square grid"), (dict(box_rows=-1), "box_rows is -1")])
 def test_bad_models_are_refused(bad, words):
     with pytest.raises(ValueError, match=words): ReasonerConfig.hrm(**SMALL | bad)
@@ -225,3 +229,96 @@ def test_ablations_are_of_one_size_and_as_many_passes():
     assert size["HRM"] == size["transformer"] and size["TRM"] == size["recurrent"]
     one, other = ReasonerConfig.trm(**shape), ReasonerConfig.recurrent(**shape)
     assert dataclasses.replace(one, arch="recurrent") == other and updates_with_gradient(one) == updates_with_gradient(other)
+
+
+def outcomes(model, data, steps=3, **changes):
+    "Outcomes of steps with frozen weights, of a batch that stays."
+    model, batch = fresh(**changes) if isinstance(model, int) else model, batch_of(data)
+    carry, found = initial_carry(model, batch), []
+    for _ in range(steps):
+        found.append(training_step(model, carry, batch))
+        carry = found[-1].carry
+    return found
+
+
+def test_more_starts_leave_start_0_and_all_weights_as_they_are():
+    one, three = fresh(), fresh(starts=3)
+    assert all(torch.equal(v, three.state_dict()[k]) for k, v in one.state_dict().items())
+    data, answers = puzzles(5), [next(iter(reason(three, *map(torch.as_tensor, (p.inputs.astype(int), p.identifiers.astype(int))), start=k))).logits
+                                 for p in [puzzles(5)] for k in range(3)]
+    assert evaluate(one, data).puzzles.equals(evaluate(three, data).puzzles)
+    assert not torch.equal(answers[0], answers[1]) and not torch.equal(answers[1], answers[2])
+    for start in (-1, 3):
+        with pytest.raises(ValueError, match=f"start is {start}; allowed are whole numbers from 0 to 2"): three.initial_states(2, start=start)
+
+
+def test_the_best_start_is_trained_and_every_halting_value():
+    "Against K models of one start each, whose starting states are these."
+    data, K = puzzles(6), 3
+    several = fresh(starts=K, no_ACT_continue=True, halt_exploration_prob=0.)
+    out = outcomes(several, data, 1)[0]
+    tokens, halts = [], []
+    for k in range(K):
+        alone = fresh(no_ACT_continue=True)
+        for name, vector in zip(("H_init", "L_init"), [s[0, 0] for s in several.initial_states(1, start=k)], strict=True): setattr(alone, name, vector)
+        z_H, _ = alone.think(*alone.initial_states(6), alone.embed(batch_of(data).inputs, alone.puzzle_rows(batch_of(data).identifiers)))
+        logits, q = alone.read(z_H)
+        labels = batch_of(data).labels
+        tokens.append(LOSSES["stablemax_cross_entropy"](logits, labels).sum(1) / (labels != IGNORE).sum(1))
+        solved = ((logits.argmax(-1) == labels) | (labels == IGNORE)).all(1)
+        halts.append(F.binary_cross_entropy_with_logits(q[:, 0], solved.float(), reduction="none"))
+    tokens, halts = torch.stack(tokens), torch.stack(halts)
+    assert len(set(tokens.argmin(0).tolist())) > 1, "one start is the best of all puzzles: the test shows nothing"
+    assert torch.allclose(out.loss, tokens.amin(0).sum() + .5 * halts.mean(0).sum(), rtol=1e-5)
+    assert out.carry.z_H.shape[0] == 6 * K and out.carry.steps.shape == (6,) and out.logits.shape[0] == 6
+
+
+def test_a_puzzle_is_put_away_from_all_its_starts_at_once():
+    found = outcomes(0, puzzles(8), 4, starts=2, halt_exploration_prob=0.)
+    model = fresh(starts=2)
+    for before, after in zip(found, found[1:]):
+        fresh_rows = before.carry.halted
+        assert fresh_rows.any() and torch.equal(after.carry.steps, torch.where(fresh_rows, 1, before.carry.steps + 1).int())
+        # a new puzzle's rows are those of a first step, the same for the same puzzle
+        assert torch.allclose(after.carry.z_H.view(8, 2, *after.carry.z_H.shape[1:])[fresh_rows],
+                              found[0].carry.z_H.view(8, 2, *after.carry.z_H.shape[1:])[fresh_rows], atol=1e-6)
+    assert not model.more_init.requires_grad
+
+
+def test_the_mean_is_of_the_states_so_far_and_comes_in_through_a_gate_that_begins_closed():
+    data, ids = torch.as_tensor(puzzles(4).inputs).int(), torch.zeros(4).int()
+    plain, recalling = fresh(), fresh(state_mean=.7)
+    for a, b in zip(reason(plain, data, ids), reason(recalling, data, ids), strict=True): assert torch.equal(a.logits, b.logits)
+    torch.nn.init.normal_(recalling.mean_gate, generator=torch.Generator().manual_seed(0))
+    z_H, z_L = recalling.initial_states(4)
+    mean, x = z_H, recalling.embed(data, recalling.puzzle_rows(ids))
+    for step in reason(recalling, data, ids):
+        given = x + recalling.mean_gate * mean
+        z_H, z_L = plain.think(z_H, z_L, given)  # its other weights are the same
+        mean = .7 * mean + .3 * z_H
+        assert torch.allclose(step.z_H, z_H, atol=1e-5)
+    with pytest.raises(ValueError, match="needs the mean from `remember`"): recalling.think(z_H, z_L, x)
+
+
+def test_the_mean_travels_in_training_and_in_both_kinds_of_evaluation():
+    data = puzzles(8)
+    model = fresh(state_mean=.7, halt_exploration_prob=0.)
+    torch.nn.init.normal_(model.mean_gate, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad(): model.q_head.bias.copy_(torch.tensor([-9., 9.]))  # goes on to the end
+    steps = list(reason(model, batch_of(data).inputs, batch_of(data).identifiers))
+    for out, step in zip(outcomes(model, data, 3), steps, strict=True): assert torch.allclose(out.carry.z_H, step.z_H, atol=1e-5)
+    with torch.no_grad():  # halts where one channel of position 0 is above its middle over puzzles and steps
+        seen = torch.stack([step.z_H[:, 0, 3] for step in steps])
+        model.q_head.weight.zero_()[0, 3] = 1.
+        model.q_head.bias.copy_(torch.stack([-seen.median(), torch.tensor(0.)]))
+    learned = evaluate(model, data, halt="learned")
+    assert learned.puzzles.steps.nunique() > 1, "all stop at once: the test shows nothing"
+    for i, k in enumerate(learned.puzzles.steps): assert torch.equal(steps[k - 1].logits[i].argmax(-1), torch.as_tensor(learned.predictions[i]).long())
+    mean = outcomes(model, data, 2)[1].carry.mean
+    assert mean is not None and mean.dtype == torch.float32 and not mean.requires_grad
+
+
+def test_nothing_is_carried_where_these_are_off():
+    out = outcomes(0, puzzles(4), 1)[0]
+    assert out.carry.mean is None and not any("mean" in k or "more" in k for k in fresh().state_dict())
+    assert not any("mean" in k for k in stepped(Trainer(fresh(), puzzles(), SETTINGS), 1).checkpoint().training)
