@@ -1,0 +1,135 @@
+"""Score a run of the recipe maze-hard-cpu: checkpoints on held-out training mazes, the end once on the test mazes.
+
+hrm-nb train maze-hard-cpu --run runs/maze-hard-cpu      the training, one and a half hours of a core; resumable
+python tools/maze_hard_cpu.py runs/maze-hard-cpu         every checkpoint on 100 held-out mazes, to validation.csv
+python tools/maze_hard_cpu.py runs/maze-hard-cpu --test  the final weights on the 1,000 test mazes, after each of 32
+                                                         reasoning steps, to test.csv; and the weights to
+                                                         data/models/maze-hard-cpu
+Files go to results/maze_hard_cpu/, or to --out. --limit 8 walks the same path with a few mazes.
+"""
+import argparse
+import tempfile
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from hrm_nb.act import reason
+from hrm_nb.domains import describe_domain
+from hrm_nb.evaluation import evaluate
+from hrm_nb.files import replace_file
+from hrm_nb.model import Reasoner, count_parameters
+from hrm_nb.puzzles import PuzzleSet
+from hrm_nb.recipes import recipe
+from hrm_nb.results import provenance, record
+from hrm_nb.runs import Run
+from hrm_nb.shipped import describe_data, models_folder, shipped, store_model
+from hrm_nb.statistics import wilson
+
+RATES = ("exact", "optimal", "valid")
+
+
+def sets(run:Run) -> tuple[PuzzleSet, PuzzleSet, PuzzleSet]:
+    "The training mazes, those held out as they were published (not turned), and the test mazes."
+    r = recipe("maze-hard-cpu")
+    train, test = r.data.load()
+    wanted = run.config["data"]["train"]["hash"]
+    if train.hash != wanted:
+        raise SystemExit(f"{run.path}: trained on the set {wanted[:12]}, at hand is {train.hash[:12]}")
+    kept, held = train.split(run.config["train"]["held_out"], seed=run.config["train"]["seed"])
+    return kept, held.take((held.tags.symmetry == "identity").to_numpy().nonzero()[0]), test
+
+
+def counts(table:pd.DataFrame) -> dict:
+    return {name: int(table[name].sum()) for name in RATES} | dict(of=len(table))
+
+
+def validation(run:Run, held:PuzzleSet, file:Path) -> None:
+    "A row a checkpoint that has none yet."
+    done = set(pd.read_csv(file).step) if file.exists() else set()
+    steps = [int(c.step) for c in run.checkpoints.itertuples() if c.name.startswith("step_") and c.step not in done]
+    for step in steps:
+        if not step: continue
+        result = evaluate(run.model(step), held, batch_size=50)
+        row = dict(step=step, **counts(result.puzzles), cells=result.summary["accuracy"], hash=held.hash[:12])
+        record(file, [row | provenance(run.config["train"]["seed"])], key="step")
+        print(row, flush=True)
+
+
+@torch.no_grad()
+def after_each_step(model:Reasoner, puzzles:PuzzleSet, steps:int, batch:int=50) -> pd.DataFrame:
+    "A row a maze and a step: exact, optimal, valid, cells, halt value."
+    rows = []
+    for start in range(0, len(puzzles), batch):
+        part = puzzles.take(range(start, min(start + batch, len(puzzles))))
+        inputs, ids = torch.from_numpy(part.inputs.copy()).int(), torch.from_numpy(part.identifiers.copy()).int()
+        for k, answer in enumerate(reason(model, inputs, ids, steps), 1):
+            score = part.domain.score(part.inputs, answer.logits.argmax(-1).numpy(), part.labels).reset_index(drop=True)
+            rows.append(score.assign(maze=range(start, start + len(part)), step=k, q_halt=answer.q_halt.numpy()))
+        print(f"{start + len(part)} of {len(puzzles)}", rows[-1].exact.mean(), flush=True)
+    return pd.concat(rows, ignore_index=True)
+
+
+def by_steps(table:pd.DataFrame, made:dict) -> list[dict]:
+    "A row for each number of reasoning steps: right answers, all steps taken and halting as learned."
+    wanting, rows = table[table.q_halt > 0].groupby("maze").step.min(), []
+    for k, part in table.groupby("step"):
+        stop = part.maze.map(wanting).fillna(k).clip(upper=k).astype(int)
+        halted = table.merge(pd.DataFrame(dict(maze=part.maze, step=stop)), on=["maze", "step"])
+        rows.append(dict(steps=k, **counts(part), cells=round(part.accuracy.mean(), 6),
+                         exact_halting=int(halted.exact.sum()), steps_halting=round(stop.mean(), 3), **made))
+    return rows
+
+
+def test(run:Run, puzzles:PuzzleSet, out:Path, steps:int) -> tuple[Reasoner, dict]:
+    "Write test.csv and test_mazes.csv; the model as it is shipped, and its row at the depth of training."
+    c, seed = run.config, run.config["train"]["seed"]
+    with tempfile.TemporaryDirectory() as folder:
+        about:dict = dict.fromkeys(("recipe", "data", "train", "seed", "environment", "scores"), {})
+        store_model(f"{folder}/m", run.model("final"), about | dict(recipe="m"))
+        model = shipped("m", folder=folder)
+    table, depth = after_each_step(model, puzzles, steps), min(steps, c["model"]["halt_max_steps"])
+    rows = by_steps(table, dict(hash=puzzles.hash[:12]) | provenance(seed))
+    record(out / "test.csv", rows, key=("steps", "hash", "seed"))
+    each = table[table.step == depth][["maze", *RATES, "accuracy", "q_halt"]]
+    record(out / "test_mazes.csv", each.assign(seed=seed), key=("maze", "seed"))
+    return model, rows[depth - 1]
+
+
+def about_run(run:Run, kept:PuzzleSet, row:dict) -> dict:
+    "What the shipped weights' file says of them."
+    c, history = run.config, run.history
+    r = recipe("maze-hard-cpu", train=c["train"])
+    n, (low, high) = row["of"], wilson(row["exact"], row["of"])
+    steps = history.step.diff().fillna(history.step)
+    scores = dict(exact=row["exact"] / n, right=row["exact"], count=n, low=float(low), high=float(high),
+                  optimal=row["optimal"] / n, valid=row["valid"] / n, cells=row["cells"],
+                  exact_learned=row["exact_halting"] / n, steps=row["steps_halting"], max_steps=row["steps"],
+                  seconds=float((steps * history.step_s).sum()), threads=run.environment["threads"],
+                  puzzles="the 1,000 test mazes of Maze-Hard, scored once",
+                  selection=dict(rule="the last weights", step=int(history.step.iloc[-1]), evaluations=0))
+    data = describe_data(r.data) | dict(domain=describe_domain(kept.domain), puzzles=len(kept),
+                                        hash=c["data"]["train"]["hash"])
+    return dict(recipe="maze-hard-cpu", data=data, train=c["train"], seed=c["train"]["seed"],
+                environment=run.environment, scores=scores)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, help="folder of the run")
+    parser.add_argument("--test", action="store_true", help="score the final weights on the test mazes, once")
+    parser.add_argument("--out", type=Path, default=Path("results/maze_hard_cpu"), help="folder of the results")
+    parser.add_argument("--models", type=Path, default=models_folder(), help="folder of the models")
+    parser.add_argument("--limit", type=int, help="so many mazes only, for a trial")
+    args = parser.parse_args()
+    run = Run(args.run)
+    kept, held, puzzles = sets(run)
+    if args.limit: held, puzzles = held.take(range(args.limit)), puzzles.take(range(args.limit))
+    if not args.test: return validation(run, held, args.out / "validation.csv")
+    model, row = test(run, puzzles, args.out, 4 if args.limit else 32)
+    store_model(args.models / "maze-hard-cpu", model, about_run(run, kept, row), replace=True)
+    replace_file(args.out / "history.csv", lambda part: run.history.to_csv(part, index=False))
+    print(row, f"{count_parameters(model):,} parameters", sep="\n")
+
+
+if __name__ == "__main__": main()
