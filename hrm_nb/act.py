@@ -92,15 +92,15 @@ def initial_carry(model:Reasoner, # whose states these are
     "A carry that takes over the whole first batch."
     B = len(batch.inputs)
     zeros = torch.zeros(B, dtype=torch.int32, device=batch.inputs.device)
-    z_H, z_L = [z.contiguous() for z in model.initial_states(B, batch.inputs.shape[1], None)]
-    puzzle = [t.clone() for t in (batch.inputs, batch.labels, batch.identifiers)]
+    z_H, z_L = [z.contiguous() for z in model.initial_states(B, batch.inputs.shape[1], start=None)]
+    inputs, labels, identifiers = [t.clone() for t in (batch.inputs, batch.labels, batch.identifiers)]
     mean = remember(model, None, z_H.clone())
-    return Carry(z_H, z_L, zeros, zeros == 0, *puzzle, mean)  # copies, since a compiled step takes no tensor twice
+    return Carry(z_H, z_L, zeros, zeros == 0, inputs, labels, identifiers, mean)  # a compiled step takes no tensor twice
 
 # %% ../nbs/12_act.ipynb #be62d79c
 def copied(carry:Carry) -> Carry:
     "The same in memory of its own."
-    return Carry(**{name: None if value is None else value.clone() for name, value in vars(carry).items()})
+    return replace(carry, **{name: value.clone() for name, value in vars(carry).items() if value is not None})
 
 # %% ../nbs/12_act.ipynb #4d9f21e7
 def of_each_start(of_puzzles:Tensor, # (B, ...)
@@ -116,7 +116,7 @@ def refill(model:Reasoner, carry:Carry, # the state after a step
     "Give every halted row its row of the batch; the others keep theirs."
     fresh, row = carry.halted, carry.halted[:, None]
     notes = of_each_start(row[..., None], model.config.starts)
-    H0, L0 = model.initial_states(*batch.inputs.shape, None)
+    H0, L0 = model.initial_states(*batch.inputs.shape, start=None)
     return Carry(z_H=torch.where(notes, H0, carry.z_H),
                  z_L=torch.where(notes, L0, carry.z_L),
                  mean=None if carry.mean is None else torch.where(notes, H0, carry.mean),
@@ -276,7 +276,7 @@ def reason(model:Reasoner, # on any device
            start:int=0, # which of the model's starting states
            ) -> Iterator[Step]: # one for each step
     "Think about a batch from the initial state, in evaluation mode; the model's weights and mode are left alone."
-    z_H, z_L = model.initial_states(*inputs.shape, start)
+    z_H, z_L = model.initial_states(*inputs.shape, start=start)
     levels, x = model.levels(), model.embed(inputs, model.puzzle_rows(identifiers))
     mean = remember(model, None, z_H)
     for _ in range(model.config.halt_max_steps if steps is None else steps):

@@ -171,7 +171,7 @@ class PuzzleTable(nn.Module):
 class GridPositions(nn.Module):
     "Position vectors of a grid's cells, from vectors of their rows, columns and boxes; made to stand in for a table."
     def __init__(self,
-                 sizes:tuple[int, int, int, int], # rows, columns of the square or other grid; rows, columns of a box or 0
+                 sizes:tuple[int, int, int, int], # rows, columns of the grid; rows, columns of a box, or 0
                  prefix:int, # P, tokens before the cells, each with a vector of its own
                  width:int, # D
                  generator:torch.Generator,
@@ -185,7 +185,7 @@ class GridPositions(nn.Module):
     def embedding_weight(self) -> Tensor: # (P + R * C, D)
         "The vectors of the prefix and of the cells in reading order."
         rows, columns, r, k = self.sizes
-        of = {name: table.embedding_weight for name, table in self.tables.items()}
+        of = dict(zip(self.tables, self.tables.parameters(), strict=True))    # one parameter each
         cells = of["row"][:, None] + of["column"]                            # (R, C, D)
         if r:                                                                # k bands of r boxes, each of r x k cells
             cells = cells + of["box"].view(k, 1, r, 1, -1).expand(k, r, r, k, -1).reshape(rows, columns, -1)

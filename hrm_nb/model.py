@@ -82,11 +82,11 @@ class _ReasonerFields(_PublishedFields):
     mixing: str = setting("auto", choices=("auto", "attention", "mlp", "conv"))  # of positions; auto = as mlp_t says
     conv_size: int = setting(5, least=1, most=1023)                  # k, side of the convolution's window, odd
     grid_rows: int = setting(0, least=0, most=_SIZE)                 # rows of the grid, where it matters; 0 = a square
-    box_rows: int = setting(0, least=0, most=_SIZE)                  # rows of a box, for pos_encodings grid; 0 = no boxes
+    box_rows: int = setting(0, least=0, most=_SIZE)                  # rows of a box, for pos_encodings grid; 0 = none
     halt_from: str = setting("first", choices=("first", "mean"))     # position 0, or the mean over all positions
     swiglu_multiple: int = setting(256, least=1, most=_SIZE)         # inner widths are whole multiples of it
     gradient: str = setting("published", choices=("published", "last_step", "last_cycle", "all"))  # flows how far back
-    starts: int = setting(1, least=1, most=_COUNT)                   # starting states; training keeps each puzzle's best
+    starts: int = setting(1, least=1, most=_COUNT)                   # K starting states; training keeps the best
     state_mean: float = setting(0.0, least=0, below=1)               # decay of the mean of past z_H, an input; 0 = none
 
     @property
@@ -122,7 +122,7 @@ def updates_with_gradient(c:_ReasonerFields) -> int:
 
 # %% ../nbs/11_model.ipynb #872f7f69
 def checked_boxes(c:_ReasonerFields) -> tuple[int, int, int, int]: # rows, columns of the grid; rows, columns of a box
-    "The grid that learned positions are of, and its boxes, 0 x 0 where there are none; ValueError where they do not fit."
+    "The grid and its boxes, 0 x 0 where there are none; ValueError where they do not fit."
     rows, columns = c.grid(c.seq_len)
     if not c.box_rows: return rows, columns, 0, 0
     if rows != columns or rows % c.box_rows:
@@ -232,6 +232,8 @@ class _Parts(nn.Module):
     "The weights and constants of a reasoner."
     H_init: Tensor    # (D,) where z_H starts at every position; saved, never trained
     L_init: Tensor    # (D,) likewise for z_L
+    more_init: Tensor # (2, K - 1, D) further starts of both, where there are any
+    embed_pos: Embedding | GridPositions
     rope_cos: Tensor  # (L, head_dim)
     rope_sin: Tensor  # (L, head_dim)
 
@@ -408,8 +410,8 @@ class Reasoner(_Parts):
         "The embedded puzzle, which every fast update is given anew."
         return _embedded(self, inputs, rows)
 
-    def initial_states(self, B:int, S:int|None=None, start:int|None=0) -> tuple[Tensor, Tensor]: # z_H, z_L
-        "What B puzzles of S tokens (None = as configured) start from: a start by its number, or None = all, K rows each."
+    def initial_states(self, B:int, S:int|None=None, *, start:int|None=0) -> tuple[Tensor, Tensor]: # z_H, z_L
+        "What B puzzles of S tokens (None = as configured) start from: a start's number, or None = all, K rows each."
         return _starting_states(self, B, self.config.seq_len if S is None else S, start)
 
     def levels(self) -> Levels: # make them once a step: `think` and `peek` can share them
@@ -420,7 +422,6 @@ class Reasoner(_Parts):
               mean:Tensor|None=None) -> tuple[Tensor, Tensor]: # new z_H, z_L
         "One reasoning step; `mean` is from `remember`."
         return _reasoning_step(self.config, levels or self.levels(), z_H, z_L, _recalled(self, x, mean), H_cycles)
-
     def peek(self, z_H:Tensor, z_L:Tensor, x:Tensor, levels:Levels|None=None, H_cycles:int|None=None,
              mean:Tensor|None=None) -> Tensor: # (B, 2), as `read_q`
         "What `think` and `read` would say of halting after one more step, without the work only tokens need."
@@ -430,7 +431,6 @@ class Reasoner(_Parts):
     def read_q(self, z_H:Tensor) -> Tensor: # (B, at least 1, D) -> (B, 2) halt and continue values, float32
         "The halting values, read where `halt_from` says."
         return _halting_values(self, z_H)
-
     def read(self, z_H:Tensor) -> tuple[Tensor, Tensor]: # logits (B, S, V) in the forward type, halting values (B, 2)
         "Logits of the puzzle's tokens and the halting values."
         return linear(z_H[:, self.config.prefix_len:], self.lm_head.weight.to(self.dtype)), self.read_q(z_H)

@@ -48,7 +48,7 @@ class OrderSettings:
 @dataclass(frozen=True)
 class OptimizerSettings:
     "What an update does."
-    optimizer: str = setting("adamw", choices=OPTIMIZERS)  # adamw, adam_atan2, or muon: with adamw for what is no matrix
+    optimizer: str = setting("adamw", choices=OPTIMIZERS)  # or adam_atan2, or muon, with adamw for non-matrices
     lr: float = setting(1e-4, least=0)                     # peak learning rate
     muon_lr: float = setting(0.02, least=0)                # of the matrices, where muon trains them
     puzzle_lr: float = setting(1e-4, least=0)              # of the puzzle table's sign-SGD
@@ -249,10 +249,11 @@ def _batches(t:"Trainer", train:PuzzleSet) -> Batches:
                    allow_padding=c.allow_padding, rank=t.rank, world_size=t.world_size)
 
 
-def _optimizer(t:"Trainer") -> torch.optim.Optimizer:
+def _optimizer(t:"Trainer") -> tuple[torch.optim.Optimizer, list[float]]: # and its groups' peak learning rates
     "The configured optimiser of the model's parameters."
     c, matrices = t.config, hidden_matrices(t.model)
-    return make_optimizer(c.optimizer, t.params, c.lr, c.betas, c.weight_decay, matrices=matrices, muon_lr=c.muon_lr)
+    made = make_optimizer(c.optimizer, t.params, c.lr, c.betas, c.weight_decay, matrices=matrices, muon_lr=c.muon_lr)
+    return made, [group["lr"] for group in made.param_groups]
 
 # %% ../nbs/22_trainer.ipynb #a4bb8b42
 class Trainer:
@@ -266,8 +267,7 @@ class Trainer:
         self.training_step = _compiled_step(self.device, config.cuda_graphs) if config.compile else training_step
         self.batches = _batches(self, train)
         self.steps = config.steps or config.epochs * self.batches.steps_per_epoch
-        self.optimizer = _optimizer(self)
-        self.peaks = [group["lr"] for group in self.optimizer.param_groups]       # learning rates
+        self.optimizer, self.peaks = _optimizer(self)
         self.ema = EMA(model, config.ema, config.ema_corrected) if config.ema else None
         self.generator = torch.Generator(self.device).manual_seed(config.seed)
         self.carries:list[Carry]|None = None
@@ -318,7 +318,7 @@ def _outcomes(t:Trainer) -> list:
         out = t.training_step(t.model, t.carries[i], part, drawn, c.loss_type, **more)
         if t.device.type == "cpu": refuse_nonfinite(out.loss, "loss", t.step + 1)  # elsewhere at the next history row
         (out.loss / c.batch_size).backward()
-        t.carries[i] = copied(out.carry) if c.cuda_graphs else out.carry  # a replayed graph writes where the last one did
+        t.carries[i] = copied(out.carry) if c.cuda_graphs else out.carry  # a graph writes where it last did
         t.sums[:-1] += out.metrics
         outcomes.append(out)
     return outcomes

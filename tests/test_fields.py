@@ -2,7 +2,6 @@
 import dataclasses
 import json
 import math
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,7 +14,7 @@ from hrm_nb.evaluation import evaluate
 from hrm_nb.model import Reasoner, ReasonerConfig, count_parameters, updates_with_gradient
 from hrm_nb.optim import MuonAdamW, hidden_matrices, learning_rate
 from hrm_nb.puzzles import IGNORE, Batch
-from hrm_nb.training import TrainConfig, Trainer, fit, resume
+from hrm_nb.training import TrainConfig, Trainer, fit
 
 SMALL = dict(vocab_size=12, seq_len=9, num_puzzle_identifiers=3, puzzle_emb_ndim=16, hidden_size=16, num_heads=4, expansion=2, H_layers=1,
              L_layers=1, H_cycles=3, halt_max_steps=3, halt_exploration_prob=.5, forward_dtype="float32", swiglu_multiple=8)
