@@ -76,6 +76,13 @@ def _sorted(table, by:str):
     return table.sort_values(by, ascending="accuracy" not in by, kind="stable", na_position="last")
 
 # %% ../nbs/37_commands.ipynb #f2b87993
+def _whole_numbers(column): # Series
+    "A column of files' values as whole numbers; what is none is missing."
+    import pandas as pd
+    found = pd.to_numeric(column, errors="coerce")
+    return found.where((found % 1 == 0) & (found.abs() < 2 ** 53)).astype("Int64")
+
+
 def runs(o:RunsOptions) -> None:
     "List the runs below a folder."
     import pandas as pd
@@ -89,7 +96,7 @@ def runs(o:RunsOptions) -> None:
     if len(whole):
         states = pd.DataFrame([_state(Path(p)) for p in whole.path], index=whole.index)
         whole = _sorted(pd.concat([whole, states], axis=1), o.sort)
-        for c in ("step", "of", "seed"): whole[c] = whole[c].astype("Int64") if c in whole else pd.NA
+        for c in ("step", "of", "seed"): whole[c] = _whole_numbers(whole[c]) if c in whole else pd.NA
         print(console_table(whole[[c for c in _SHOWN if c in whole]].astype(object)))
     for row in broken.itertuples(): print(f"hrm-nb: {row.path}: {row.problem}", file=sys.stderr)
     if o.output: write_table(whole, o.output)

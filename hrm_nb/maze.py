@@ -8,10 +8,11 @@ __all__ = ['PAD', 'WALL', 'FREE', 'START', 'GOAL', 'PATH', 'SYMMETRIES', 'INVERS
            'load', 'hub', 'describe', 'generate', 'augmented']
 
 # %% ../nbs/08_maze.ipynb #fdc13629
+from collections import deque
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
-from math import isqrt
+from math import isqrt, log, pi, sqrt
 from pathlib import Path
 
 import numpy as np
@@ -622,18 +623,17 @@ def _random_starts(rng, # numpy generator
 def _try_mazes(rng, # numpy generator
                size:int, # side of the mazes
                steps:int, # least distance from S to its farthest cell
-               ): # (n, S) uint8 token ids, n often 0
+               ): # (n, S) uint8 token ids, n often 0; the steps to the farthest cell of all, at most `steps`
     "Walls and S of the mazes, among a batch of random ones, in which some cell is at least `steps` steps from S."
     start, free, first = _random_starts(rng, size)
-    waves = _waves(free, first, size)
-    wave = next(islice(waves, steps, None), None)
-    if wave is None: return np.zeros((0, size * size), np.uint8)
+    (farthest, wave), = deque(enumerate(islice(_waves(free, first, size), steps + 1)), maxlen=1)
+    if farthest < steps: return np.zeros((0, size * size), np.uint8), farthest
     alive = np.nonzero(np.unpackbits(np.bitwise_or.reduce(wave, axis=0)))[0]
     bits = free[:, alive // 8] >> (7 - alive % 8).astype(np.uint8) & 1
     cells = bits.reshape(size + 2, size + 1, -1)[1:-1, :-1].reshape(-1, len(alive))
     grids = np.where(cells.T, FREE, WALL).astype(np.uint8)
     grids[np.arange(len(alive)), start[alive]] = START
-    return grids
+    return grids, farthest
 
 # %% ../nbs/08_maze.ipynb #51a70b45
 def _place_goals(rng, # numpy generator
@@ -662,6 +662,20 @@ def describe(grids, # (N, S) mazes
     straight = (inner & ((down & up) | (left & right))).sum(1) / np.maximum(1, inner.sum(1))
     return pd.DataFrame({"walls": (grids == WALL).mean(1), "path": on.sum(1), "straight": straight})
 
+# %% ../nbs/08_maze.ipynb #521bd3e6
+def _most_path(size:int) -> int:
+    "Cells that no shortest path exceeds in a square of this side."
+    return (2 * size ** 2 + 2 * size - 1) // 3
+
+
+def _out_of_reach(longest:list[int], # steps of the farthest cell, one a batch, all short of
+                  steps:int, # those wanted
+                  ) -> bool:
+    "Whether a hundred times as many tries as are made would hardly come so far."
+    if len(longest) < 8: return False
+    spread = 2 * max(1, np.std(longest)) * sqrt(6) / pi  # twice what it seems: a few batches tell it roughly
+    return bool(steps > np.mean(longest) + spread * log(100 * _TRIES / _LANES))
+
 # %% ../nbs/08_maze.ipynb #ba886918
 def _enough_mazes(rng, # numpy generator
                   n:int, # mazes to make
@@ -669,14 +683,17 @@ def _enough_mazes(rng, # numpy generator
                   min_path:int, # cells of the shortest path at least
                   ): # (n, S) uint8 token ids
     "Batches of random mazes until n are good, or ValueError where none is found for long."
-    kept:list[np.ndarray] = []
+    kept, longest, steps = list[np.ndarray](), list[int](), min_path - 1
     count = fruitless = 0
     while count < n:
-        grids = _place_goals(rng, _try_mazes(rng, size, min_path - 1), min_path - 1, (size, size))
-        kept.append(grids)
-        count, fruitless = count + len(grids), 0 if len(grids) else fruitless + _LANES
-        if fruitless >= _TRIES:
-            raise ValueError(f"no maze of size {size} with a shortest path of {min_path} cells in {fruitless:,} tries; "
+        tried, farthest = _try_mazes(rng, size, steps)
+        kept.append(_place_goals(rng, tried, steps, (size, size)))
+        made = len(kept[-1])
+        count, fruitless = count + made, 0 if made else fruitless + _LANES
+        longest = [] if len(tried) else [*longest, farthest]
+        if fruitless >= _TRIES or _out_of_reach(longest, steps):
+            raise ValueError(f"no maze of size {size} with a shortest path of {min_path} cells in {fruitless:,} tries"
+                             f"{f', the longest had {max(longest) + 1}' if longest else ''}; "
                              f"paths of up to {2 * size - 1} cells are always to be had at this size")
     return np.concatenate(kept)[:n]
 
@@ -687,9 +704,9 @@ def generate(n:int, # mazes to make
              seed:int=0, # same seed, same mazes; fewer of them are the beginning of more
              ) -> PuzzleSet: # tags: source and the measures of `describe`
     "Mazes of the Maze-Hard kind, labelled by `solve`. Raises ValueError where no path gets that long."
-    if n < 1 or size < 2 or not 2 <= min_path <= size * size:
+    if n < 1 or size < 2 or not 2 <= min_path <= _most_path(size):
         raise ValueError(f"{n} mazes of size {size} with min_path {min_path}: allowed are n from 1, size from 2, "
-                         f"min_path 2..{size * size}")
+                         f"min_path 2..{_most_path(size)}, more than which no path of this size has")
     inputs = _enough_mazes(np.random.default_rng(seed), n, size, min_path)
     labels = solve(inputs)
     tags = describe(inputs, labels).round(4).assign(source="generated")

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PUBLISHED', 'read_torch_file', 'read_yaml', 'bare_name', 'published_config', 'check_numbers', 'weight_shapes',
-           'fitted', 'load_published', 'load_hub']
+           'check_shapes', 'fitted', 'load_published', 'load_hub']
 
 # %% ../nbs/14_published.ipynb #3fbf68cb
 import dataclasses
@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.overrides import TorchFunctionMode
 
 from .config import check_whole, from_values, quoted
 from .domains import MOST_TOKENS
-from .files import data_path
+from .files import MOST_TENSORS, data_path, regular_file
 from .model import Reasoner, ReasonerConfig
-from .sources import MOST_BYTES, regular_file, stored_json
+from .sources import MOST_BYTES, stored_json
 
 # %% ../nbs/14_published.ipynb #5dcc6932
 def _check_archive(path:Path) -> None:
@@ -50,7 +51,7 @@ def _check_storages(held, path:Path) -> None:
 # %% ../nbs/14_published.ipynb #833d8304
 def read_torch_file(path) -> Any:
     "What a `.pt` file holds, or an error that names it."
-    path = regular_file(path)
+    path = regular_file(path, MOST_TENSORS)
     _check_archive(path)
     try: held = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as e:
@@ -186,12 +187,22 @@ def _with_table(weights:dict[str, torch.Tensor], config:ReasonerConfig, puzzle_t
     return weights | {"puzzle_emb.weights": table}, dataclasses.replace(config, num_puzzle_identifiers=len(table))
 
 # %% ../nbs/14_published.ipynb #b9cc423a
+class _Unmade(TorchFunctionMode):
+    "In it, a range is a single number; only rotary tables, which are not saved, are made of ranges."
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func is torch.arange: return torch.zeros(1, device="cpu")  # arithmetic on `meta` would import all of sympy
+        return func(*args, **(kwargs or {}))
+
+
 def weight_shapes(config:ReasonerConfig) -> dict[str, torch.Size]: # name -> shape
     "The weights that a configuration needs, told without making them."
-    with torch.device("meta"): return {name: t.shape for name, t in Reasoner(config).state_dict().items()}
+    with torch.device("meta"), _Unmade(): return {name: t.shape for name, t in Reasoner(config).state_dict().items()}
 
 # %% ../nbs/14_published.ipynb #6f995a2b
-def _check_shapes(config:ReasonerConfig, found:dict[str, torch.Tensor], source) -> None:
+def check_shapes(config:ReasonerConfig, # of the model that is to be made
+                 found:dict[str, torch.Tensor], # by the names of its state dict
+                 source, # the file they come from, for messages
+                 ) -> None:
     "Raise ValueError for the first tensor that is missing, surplus or of another shape, before a model is made."
     layers = config.L_layers + (config.H_layers if config.arch != "trm" else 0)
     if layers > 64 + len(found):
@@ -213,7 +224,7 @@ def fitted(config:ReasonerConfig, # of the model
            source, # the file they come from, for messages
            ) -> Reasoner: # on the CPU, in evaluation mode
     "A model of given weights, every one of them checked before anything is made of its configuration."
-    _check_shapes(config, weights, source)
+    check_shapes(config, weights, source)
     names = list(weight_shapes(config))
     for name in names: check_numbers(name, weights[name], source)
     model = Reasoner(config)

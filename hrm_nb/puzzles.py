@@ -117,6 +117,12 @@ def _check_types(tags, metadata, source:str) -> None:
     if not isinstance(types, dict | None): raise ValueError(f"{source}: dtypes is a {type(types).__name__}; "
                                                             "allowed is a dict")
 
+
+def _how_drawn(p:"PuzzleArrays") -> bytes: # nothing where every group is drawn once an epoch
+    "What a set says of how it is drawn, see `batches.arranged`."
+    if not (drawn := p.metadata.get("drawn")): return b""
+    return f"{drawn}{[p.tags[c].tolist() for c in ('drawn_as', 'difficulty_rank') if c in p.tags]}".encode()
+
 # %% ../nbs/04_puzzles.ipynb #5e4206f0
 class PuzzleArrays:
     "The arrays of a puzzle set, checked."
@@ -147,14 +153,14 @@ class PuzzleArrays:
 
     @cached_property
     def hash(self) -> str:
-        "SHA-256 over everything a model trains on: tokens, identifiers and grouping; tags do not count."
+        "SHA-256 over everything a model trains on: tokens, identifiers, grouping, how it is drawn; no other tags."
         digest = hashlib.sha256()
         for name in ("inputs", "labels", "identifiers", "puzzle_indices", "group_indices"):
             array = getattr(self, name)
             digest.update(f"{name}{array.shape}".encode())
             for start in range(0, len(array), CHUNK):
                 digest.update(np.ascontiguousarray(array[start:start + CHUNK], dtype="<i4").tobytes())
-        digest.update(str(self.metadata["vocab_size"]).encode())
+        digest.update(str(self.metadata["vocab_size"]).encode() + _how_drawn(self))
         return digest.hexdigest()
 
 # %% ../nbs/04_puzzles.ipynb #dfd68f51

@@ -11,6 +11,8 @@ import pickle
 import resource
 import shutil
 import signal
+import subprocess
+import sys
 import time
 import zipfile
 from contextlib import contextmanager
@@ -22,18 +24,21 @@ import pytest
 import torch
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 
 import hrm_nb
 from hrm_nb import arc, maze, sudoku
 from hrm_nb.config import from_values
 from hrm_nb.domains import describe_domain, grid_domain, restore_domain
+from hrm_nb.files import MOST_JSON, MOST_TENSORS, load_tensors, read_json, tensor_state
 from hrm_nb.model import Reasoner, ReasonerConfig
-from hrm_nb.published import load_published, read_yaml
+from hrm_nb.published import load_published, read_yaml, weight_shapes
 from hrm_nb.puzzles import PuzzleSet, read_csv
-from hrm_nb.recipes import ArcData, MazeData, PatternData, SudokuData
+from hrm_nb.recipes import RECIPES, ArcData, MazeData, PatternData, SudokuData
+from hrm_nb.runs import create_run, save_model
 from hrm_nb.shipped import models_folder, shipped, shipped_models, shipped_puzzles
 from hrm_nb.solving import read_puzzle
-from hrm_nb.sources import read_npy
+from hrm_nb.sources import read_npy, stored_json
 from hrm_nb.trainer import TrainConfig
 
 SECONDS, MEGABYTES, PATIENCE_S = 2, 500, 30  # of one case; wall seconds after which it counts as hung
@@ -273,6 +278,60 @@ def test_a_configuration_is_compared_before_a_model_is_made(checkpoint, shipped_
     refused(lambda: load_published(path, puzzle_table="stored"), path)
     model = shipped_copy.about["model"] | changes
     refused(lambda: shipped("a", folder=shipped_copy(model=model)), "models/a")
+
+
+@pytest.mark.parametrize("kind", [dict(), dict(mlp_t=True, pos_encodings="none"), dict(pos_encodings="learned"), dict(puzzle_emb_ndim=0), dict(mixing="conv", seq_len=9)], ids=str)
+@pytest.mark.parametrize("arch", ["hrm", "trm", "transformer"])
+def test_shapes_are_told_without_weights(arch, kind):
+    sizes = dict(vocab_size=5, seq_len=4, hidden_size=16, num_heads=2, puzzle_emb_ndim=16, num_puzzle_identifiers=3) | kind
+    config = getattr(ReasonerConfig, arch)(**sizes)
+    assert weight_shapes(config) == {name: t.shape for name, t in Reasoner(config).state_dict().items()}
+
+
+def test_shapes_of_every_recipe_are_told_without_weights():
+    for recipe in RECIPES.values():
+        if recipe.model.vocab_size * recipe.model.hidden_size < 2 ** 22:
+            assert weight_shapes(recipe.model) == {name: t.shape for name, t in Reasoner(recipe.model).state_dict().items()}, recipe.about
+        assert fair(lambda: weight_shapes(recipe.model))
+    assert "sympy" not in set(_imported_by_shapes())
+
+
+def _imported_by_shapes():
+    "Modules of a fresh process that asks for shapes."
+    code = ("import sys; from hrm_nb.published import weight_shapes; from hrm_nb.model import ReasonerConfig; "
+            "weight_shapes(ReasonerConfig.hrm(vocab_size=11, seq_len=81)); print(*sys.modules, sep=chr(10))")
+    env = os.environ | {"PYTHONPATH": str(Path(hrm_nb.__file__).parents[1])}
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, env=env, check=True).stdout.splitlines()
+
+
+def test_files_larger_than_allowed(tmp_path):
+    "Files with holes: they take no room on the disk."
+    for name, most, read in (("a.json", MOST_JSON, read_json), ("b.json", 2 ** 20, lambda p: stored_json(p, 2 ** 20)), ("c.safetensors", MOST_TENSORS, load_tensors),
+                             ("d.safetensors", MOST_TENSORS, tensor_state), ("e.pt", MOST_TENSORS, load_published)):
+        path = tmp_path / name
+        with open(path, "wb") as f:
+            try: f.truncate(most + 1)
+            except OSError: pytest.skip("no such large files on this file system")
+        refused(lambda read=read, path=path: read(path), path, f"at most {most:,} are allowed")
+        path.unlink()
+
+
+@pytest.mark.parametrize("state", [None, "", "{", "[]", "7", "null", "[" * 10 ** 5, "1" * 5000], ids=lambda s: repr(s)[:12])
+def test_tensor_files_without_their_state(tmp_path, state):
+    path = tmp_path / "a.safetensors"
+    save_file({"a": torch.ones(2)}, path, {"sha256": "0"} | ({} if state is None else {"state": state}))
+    for read in (load_tensors, tensor_state): refused(lambda read=read: read(path), path, "state")
+    save_file({"a": torch.ones(2)}, path)
+    for read in (load_tensors, tensor_state): refused(lambda read=read: read(path), path, "none of ours")
+
+
+@pytest.mark.parametrize("wrong", [torch.full((8,), torch.nan), torch.full((8,), torch.inf), torch.zeros(8, dtype=torch.int64), torch.zeros(8, dtype=torch.bool)], ids=str)
+def test_weights_of_a_run_that_are_no_finite_numbers(tmp_path, wrong):
+    model = Reasoner(TINY)
+    run = create_run(tmp_path / "run", dict(model=TINY.to_dict()), {})
+    for name, weights in (("final", model.state_dict()), ("best", model.state_dict() | {"L_init": wrong})): save_model(run, name, 1, weights)
+    assert fair(lambda: run.model("final")).config == TINY
+    refused(lambda: run.model("best"), "best/model.safetensors", "L_init")
 
 
 def test_a_file_that_grows_on_being_unpacked(checkpoint, tmp_path):

@@ -199,8 +199,9 @@ def test_samples_are_what_their_readme_says():
         np.testing.assert_array_equal(maze.solve(hard.inputs), hard.labels)
 
 
-@pytest.mark.parametrize("options,why", [(dict(size=10), "min_path 2..100"), (dict(size=1, min_path=2), "size from 2"), (dict(n=0), "n from 1"),
-                                         (dict(size=6, min_path=30), "no maze of size 6 with a shortest path of 30 cells")])
+@pytest.mark.parametrize("options,why", [(dict(size=10), "min_path 2..73"), (dict(size=1, min_path=2), "size from 2"), (dict(n=0), "n from 1"),
+                                         (dict(size=6, min_path=27), "no maze of size 6 with a shortest path of 27 cells"),
+                                         (dict(min_path=300), "in 16,384 tries, the longest had 1")])
 def test_impossible_demands(options, why):
     with pytest.raises(ValueError, match=why): maze.generate(**{"n": 1, **options})
 
