@@ -24,6 +24,7 @@ from .panels import fresh_puzzles, near_repository, offer, row
 from .puzzles import IGNORE, Domain, PuzzleSet
 from .runs import Run
 from .solving import read_puzzle
+from .sweep_panel import SweepPanel
 from .trace import Trace, trace
 from .training_panels import TrainPanel, WatchPanel
 
@@ -372,7 +373,7 @@ class CheckpointPanel(Compared):
 # %% ../nbs/38_explorer.ipynb #bb0dee59
 PARTS:dict[str, Any] = {  # name -> a Panel, made from a shelf and the folder for what is saved
     "Replay": ReplayPanel, "Runs": RunsPanel, "Checkpoints": CheckpointPanel, "Breakdown": BreakdownPanel,
-    "Watch": WatchPanel, "Train": TrainPanel}
+    "Watch": WatchPanel, "Train": TrainPanel, "Sweep": SweepPanel}
 
 # %% ../nbs/38_explorer.ipynb #cd084412
 class Explorer(w.VBox):

@@ -4,19 +4,20 @@
 
 # %% auto #0
 __all__ = ['ARC_RULES', 'RECIPES', 'Data', 'PatternData', 'EarlierPatterns', 'MazeData', 'SudokuData', 'ArcData', 'arc_examples',
-           'ArcRules', 'Recipe', 'recipe', 'build']
+           'ArcRules', 'Recipe', 'recipe', 'model_for', 'build', 'made_from']
 
 # %% ../nbs/25_recipes.ipynb #28859779
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
 from . import patterns
-from .config import check, from_values, setting
+from .batches import arranged
+from .config import check, differences, from_values, setting
 from .domains import Domain
 from .files import data_path
 from .model import Reasoner, ReasonerConfig
@@ -24,19 +25,35 @@ from .puzzles import PuzzleSet
 from .trainer import TrainConfig
 
 # %% ../nbs/25_recipes.ipynb #23c64811
+@dataclass(frozen=True, kw_only=True)
 class Data:
-    "Where a recipe's puzzles come from; subclasses are dataclasses with a `load`."
-    def __post_init__(self): check(self)
+    "Where a recipe's puzzles come from; subclasses are frozen dataclasses with a `load` that ends in `self.two(...)`."
+    balance: str = ""                        # tag whose values are drawn equally often in training; "" = as they are
+    curriculum: float = setting(0.0, least=0)  # epochs from the easiest third to all training puzzles; 0 = all at once
+    curriculum_by: str = ""                  # tag of difficulty, "-" before it if more is easier; "" = the data's own
+    harder_by: ClassVar[str] = ""            # the data's own
+
+    def __post_init__(self):
+        check(self)
+        if self.curriculum_by and not self.curriculum:
+            raise ValueError(f"curriculum_by is {self.curriculum_by!r} and curriculum is 0; give curriculum, in epochs")
 
     def load(self) -> tuple[PuzzleSet, PuzzleSet]:
         "The training and the test set."
         raise NotImplementedError(f"{type(self).__name__} lacks load()")
 
+    def two(self, train:PuzzleSet, test:PuzzleSet) -> tuple[PuzzleSet, PuzzleSet]:
+        "Both sets, the training set drawn as the fields say."
+        by = self.curriculum_by or self.harder_by
+        return arranged(train, balance=self.balance, curriculum=self.curriculum, by=by), test
+
     def fresh(self, n:int, seed:int) -> PuzzleSet:
         "`n` puzzles of the same make; no seed from 0 to 999,999 draws as a recipe's training or test set was drawn."
-        sizes = {f.name for f in dataclasses.fields(self)}  # type: ignore[arg-type]  # subclasses are dataclasses
+        sizes = {f.name for f in dataclasses.fields(self)}
         if not {"train", "test", "seed"} <= sizes: raise ValueError(f"{type(self).__name__}: nothing to draw from")
-        return dataclasses.replace(self, train=1, test=n, seed=10 ** 6 + seed).load()[1]  # type: ignore[type-var]
+        sizes_and_seed:dict[str, Any] = dict(train=1, test=n, seed=10 ** 6 + seed)
+        as_they_are:dict[str, Any] = dict(balance="", curriculum=0.0, curriculum_by="")
+        return dataclasses.replace(self, **sizes_and_seed, **as_they_are).load()[1]
 
 # %% ../nbs/25_recipes.ipynb #6e644343
 @dataclass(frozen=True)
@@ -58,7 +75,7 @@ class PatternData(Data):
         common:dict[str, Any] = dict(identified=self.identified, size=self.size, colours=self.colours, wrap=self.wrap,
                                      frame=self.frame or None, mix=(self.copies, 1 - self.copies))
         train = patterns.make(self.train, noise=self.noise, seed=self.seed, **common)
-        return train, patterns.make(self.test, seed=self.seed + 1, **common)
+        return self.two(train, patterns.make(self.test, seed=self.seed + 1, **common))
 
 # %% ../nbs/25_recipes.ipynb #cae18c0f
 def _as_one_group(puzzles:PuzzleSet) -> PuzzleSet:
@@ -79,8 +96,9 @@ class EarlierPatterns(Data):
         except FileNotFoundError:
             same:dict[str, Any] = dict(identified=False, wrap=False, frame=30)
             train = patterns.make(8, mix=(5, 3), seed=0, **same)
-            return _as_one_group(train), _as_one_group(patterns.make(2, patterns=("increment",), seed=1, **same))
-        return PuzzleSet.load(folder, "train", field), PuzzleSet.load(folder, "test", field)
+            test = patterns.make(2, patterns=("increment",), seed=1, **same)
+            return self.two(_as_one_group(train), _as_one_group(test))
+        return self.two(PuzzleSet.load(folder, "train", field), PuzzleSet.load(folder, "test", field))
 
 # %% ../nbs/25_recipes.ipynb #ee1ece0a
 def _local_or_hub(module:ModuleType, name:str, published:str, split:str) -> PuzzleSet:
@@ -119,6 +137,7 @@ class MazeData(Data):
     train: int = setting(1000, least=1)   # generated mazes
     test: int = setting(1000, least=1)    # generated mazes
     seed: int = setting(100, least=0)     # of generated mazes
+    harder_by: ClassVar[str] = "path"     # cells of the shortest path
 
     def load(self) -> tuple[PuzzleSet, PuzzleSet]:
         "The training and the test set."
@@ -127,7 +146,10 @@ class MazeData(Data):
             train, test = _two(maze.generate, (self.train, self.test), self.seed, size=self.size,
                                min_path=self.min_path)
         else: train, test = (_local_or_hub(maze, self.name, "maze-30x30-hard-1k", split) for split in ("train", "test"))
-        return (train if self.symmetries == "none" else maze.augmented(train, labels=self.symmetries)), test
+        if self.symmetries != "none": train = maze.augmented(train, labels=self.symmetries)
+        if self.curriculum and "path" not in train.tags:
+            train = train.replace(tags=train.tags.join(maze.describe(train.inputs, train.labels, train.domain.shape)))
+        return self.two(train, test)
 
 # %% ../nbs/25_recipes.ipynb #528fcff0
 @dataclass(frozen=True)
@@ -138,14 +160,20 @@ class SudokuData(Data):
     train: int = setting(1000, least=0)  # training puzzles; 0 = all
     test: int = setting(0, least=0)      # test puzzles; 0 = all (of a generated set: 1000)
     seed: int = setting(0, least=0)      # of the choice, or of generated puzzles
+    givens: tuple[int, int] = setting((0, 0), least=0)  # clues of generated puzzles, from and to; (0, 0) = the fewest
+    harder_by: ClassVar[str] = "-givens"
 
     def load(self) -> tuple[PuzzleSet, PuzzleSet]:
         "The training and the test set."
         from hrm_nb import sudoku
         if self.name == "generate":
-            return _two(sudoku.generate, (self.train, self.test or 1000), self.seed, box=self.box)
+            options = dict(box=self.box, givens=self.givens if any(self.givens) else None)
+            return self.two(*_two(sudoku.generate, (self.train, self.test or 1000), self.seed, **options))
+        if any(self.givens):
+            raise ValueError(f"givens is {self.givens} and name {self.name!r}; "
+                             "only generated puzzles have as many as asked")
         train, test = (_local_or_hub(sudoku, self.name, "sudoku-extreme", split) for split in ("train", "test"))
-        return train.sample(self.train, self.seed), test.sample(self.test, self.seed)
+        return self.two(train.sample(self.train, self.seed), test.sample(self.test, self.seed))
 
 # %% ../nbs/25_recipes.ipynb #6cd72a1b
 @dataclass(frozen=True)
@@ -158,7 +186,7 @@ class ArcData(Data):
     def load(self) -> tuple[PuzzleSet, PuzzleSet]:
         "The training and the test set."
         from hrm_nb import arc
-        return arc.dataset(self.version, augmentations=self.augmentations, seed=self.seed)
+        return self.two(*arc.dataset(self.version, augmentations=self.augmentations, seed=self.seed))
 
 # %% ../nbs/25_recipes.ipynb #eab9a1d1
 ARC_RULES:dict[str, Callable[[np.ndarray], np.ndarray]] = {  # by the name of the sample task
@@ -235,7 +263,7 @@ class ArcRules(Data):
             kept = [pair for pair in made if (pair[0].shape, pair[0].tobytes()) not in asked]
             tasks.append(arc.Task(task.id, (*task.train, *kept), tuple(tests), "evaluation"))
         train, test = arc.dataset(tasks, augmentations=0, translate=False)
-        return _in_corner(train.replace(puzzle_indices=None, group_indices=None), self.field), test
+        return self.two(_in_corner(train.replace(puzzle_indices=None, group_indices=None), self.field), test)
 
     def fresh(self, n:int, seed:int) -> PuzzleSet:
         "`n` made examples, of one rule after the other, in the whole field; drawn by another seed."
@@ -364,9 +392,26 @@ def _sized(config:ReasonerConfig, sets:tuple[PuzzleSet, ...]) -> ReasonerConfig:
     return dataclasses.replace(config, **sizes)
 
 
+def model_for(r:Recipe, sets:tuple[PuzzleSet, ...], # that it is to read
+              seed:int|None=None, # of the initial weights; None = the training seed
+              ) -> Reasoner:
+    "A recipe's model, in the sizes of its data."
+    return Reasoner(_sized(r.model, sets), seed=r.train.seed if seed is None else seed)
+
+
 def build(r:Recipe, # what to build
           seed:int|None=None, # of the initial weights; None = the training seed
           ) -> tuple[Reasoner, PuzzleSet, PuzzleSet]: # model, training set, test set
     "Load a recipe's data and make its model."
     train, test = r.data.load()
-    return Reasoner(_sized(r.model, (train, test)), seed=r.train.seed if seed is None else seed), train, test
+    return model_for(r, (train, test), seed), train, test
+
+# %% ../nbs/25_recipes.ipynb #f68e65ad
+def made_from(name:str, # of a recipe
+              r:Any, # a Recipe, or anything with data, model and train
+              ) -> dict[str, Any]: # name, data, changed: JSON values
+    "What a recipe became: its data, and the fields that are not as the name says."
+    parts = ("data", "model", "train")
+    pairs = [(part, getattr(RECIPES[name], part), getattr(r, part)) for part in parts]
+    changed = {f"{part}.{key}": now for part, was, given in pairs for key, _, now in differences(was, given)}
+    return dict(name=name, data=dataclasses.asdict(r.data), changed=changed)
