@@ -95,7 +95,7 @@ def initial_carry(model:Reasoner, # whose states these are
     z_H, z_L = [z.contiguous() for z in model.initial_states(B, batch.inputs.shape[1], start=None)]
     inputs, labels, identifiers = [t.clone() for t in (batch.inputs, batch.labels, batch.identifiers)]
     mean = remember(model, None, z_H.clone())
-    return Carry(z_H, z_L, zeros, zeros == 0, inputs, labels, identifiers, mean)  # a compiled step takes no tensor twice
+    return Carry(z_H, z_L, zeros, zeros == 0, inputs, labels, identifiers, mean)  # compiled steps take no tensor twice
 
 # %% ../nbs/12_act.ipynb #be62d79c
 def copied(carry:Carry) -> Carry:

@@ -28,7 +28,7 @@ from .callbacks import HistoryCB, evaluating
 from .evaluation import evaluate
 from .files import data_path, replace_file
 from .layers import linear, swiglu_width
-from .model import Reasoner, ReasonerConfig
+from .model import Reasoner, ReasonerConfig, updates_with_gradient
 from .puzzles import PuzzleSet
 from .recipes import build, recipe
 from .runs import environment
@@ -130,12 +130,15 @@ def step_flops(c:ReasonerConfig, # model
                training:bool=True, # with backward and, unless no_ACT_continue, the continue target
                ) -> float: # floating point operations of one reasoning step
     "Operations in the matrix products of one reasoning step."
+    if training: B = B * c.starts                                            # each puzzle is worked on so often
     def blocks(layers, queries=None): return B * _block_flops(c, layers, queries)
     H, L = (c.H_layers, c.L_layers) if c.arch == "hrm" else (c.L_layers,) * 2
     if c.arch == "transformer": forward = graph = blocks(c.L_layers + c.H_layers)
     else:
         forward = c.H_cycles * (c.L_cycles * blocks(L) + blocks(H))
-        graph = blocks(L) + blocks(H) if c.arch == "hrm" else c.L_cycles * blocks(L) + blocks(H)  # what has a backward
+        kept = updates_with_gradient(c)
+        slow = -(-kept // (c.L_cycles + 1))                                  # of the updates that have a backward
+        graph = (kept - slow) * blocks(L) + slow * blocks(H)
     head = 2 * B * c.seq_len * c.hidden_size * c.vocab_size
     if not training: return forward + head
     alone = c.no_ACT_continue or c.halt_max_steps < 2

@@ -143,7 +143,8 @@ def _check_memory(c:_ReasonerFields) -> None:
     inner = swiglu_width(D, c.expansion, c.swiglu_multiple)
     mixing = {"attention": 4 * D * D, "conv": c.conv_size ** 2 * D,
               "mlp": 3 * c.length * swiglu_width(c.length, c.expansion, c.swiglu_multiple)}[c.mixes]
-    numbers = 2 * c.vocab_size * D + c.num_puzzle_identifiers * c.puzzle_emb_ndim + layers * (3 * D * inner + mixing)
+    tables = 2 * (c.vocab_size + c.starts) * D + c.num_puzzle_identifiers * c.puzzle_emb_ndim
+    numbers = tables + layers * (3 * D * inner + mixing)
     if numbers > MOST_NUMBERS:
         raise ValueError(f"these sizes make a model of about {numbers:,} numbers; at most {MOST_NUMBERS:,} are allowed")
 

@@ -22,8 +22,10 @@ from .domains import Domain, describe_domain
 from .evaluation import check_fit
 from .files import FolderLock, free_folder, remove_leftovers, tensor_state, write_json
 from .model import Reasoner, ReasonerConfig
+from .published import check_shapes
 from .puzzles import PuzzleSet
-from .runs import Checkpoint, Run, create_run, environment, history_rows, newest_checkpoint, write_checkpoint
+from .runs import Checkpoint, Run, create_run, environment, history_rows, model_config, newest_checkpoint
+from .runs import restore_history, write_checkpoint
 from .trainer import DivergedError, Ranks, TrainConfig, Trainer, join_ranks, pick_device
 
 # %% ../nbs/24_training.ipynb #daa0603a
@@ -144,9 +146,10 @@ def _same_set(run:Run, name:str, given:PuzzleSet|None, domain:type[Domain]|None)
     return given
 
 
-def _settings(values:dict) -> TrainConfig:
+def _settings(values:dict, source) -> TrainConfig:
     "Training settings as a file holds them; those older than a field lack it."
-    return TrainConfig.from_dict({"ema_corrected": False} | values)
+    try: return TrainConfig.from_dict({"ema_corrected": False} | values)
+    except ValueError as e: raise ValueError(f"{source}: train: {e}") from None
 
 # %% ../nbs/24_training.ipynb #194884b0
 _FREE = ("device", "checkpoint_every", "keep")  # settings that leave the result as it is
@@ -156,7 +159,7 @@ def _changes(state:dict, config:dict) -> list[str]: # a sentence a field; none o
     "Where a run's configuration is not the one that a checkpoint was trained under."
     under = state.get("trained_under")
     if under is None: return []
-    settings = differences(_settings(under["train"]), _settings(config["train"]))
+    settings = differences(_settings(under["train"], "checkpoint"), _settings(config["train"], "config.json"))
     parts = {"train": [d for d in settings if d[0] not in _FREE],
              "model": differences(*(ReasonerConfig.from_dict(c["model"]) for c in (under, config))),
              "data": [(name, was[:12], str(config["data"].get(name, {}).get("hash"))[:12])
@@ -177,6 +180,16 @@ def _is_finished(run:Run) -> bool:
     try: history = run.history
     except ValueError: return False                      # damaged: to be made again from a checkpoint
     return "final" in ends and len(history) > 0 and ends["final"] == history.step.iloc[-1]
+
+
+def _is_finished_but_for_history(run:Run) -> bool:
+    "Whether the final weights are all that is left of a run whose history is damaged or lost; it is put back."
+    names = run.checkpoints.name
+    if "final" not in names.values or names.str.startswith("step_").any(): return False
+    try: damaged = not len(run.history)
+    except ValueError: damaged = True
+    if damaged and not join_ranks()[0]: restore_history(run)
+    return damaged
 
 
 def _newest_state(run:Run) -> dict:
@@ -215,6 +228,7 @@ def _place_to_go_on(run:Run, accept_changes:bool) -> tuple[Checkpoint, list[dict
     checkpoint, damaged = newest_checkpoint(run)
     for line in damaged: print(f"passed over a damaged checkpoint: {line}")
     _refuse_changes(run, _changes(checkpoint.state, run.config), accept_changes)
+    check_shapes(model_config(run), checkpoint.model, f"{run.path}: its checkpoint of step {checkpoint.step}")
     return checkpoint, _rows_until(run, checkpoint)
 
 # %% ../nbs/24_training.ipynb #e4a45d3a
@@ -228,7 +242,7 @@ def resume(path, # a run folder
            ) -> Run:
     "Go on from the newest whole checkpoint, to the bits of a run that was never stopped."
     run = Run(path)
-    stored = _settings(run.config["train"])
+    stored, shape = _settings(run.config["train"], run.path / "config.json"), model_config(run)
     if config is not None and config != stored and not accept_changes:
         name, was, now = differences(stored, config)[0]
         raise ValueError(f"{path}: {name} was {was!r}, now {now!r}; a run is resumed with its own configuration "
@@ -238,11 +252,11 @@ def resume(path, # a run folder
     if train is None: raise ValueError(f"{path}: its configuration names no training set")
     kept, held = _split(train, stored)
     with _locked(run.path, join_ranks(stored.device)[0]):
-        if not accept_changes and _is_finished(run):
+        if not accept_changes and (_is_finished(run) or _is_finished_but_for_history(run)):
             _refuse_changes(run, _changes(_newest_state(run), run.config), accept_changes)
             return run
         checkpoint, rows = _place_to_go_on(run, accept_changes)
-        trainer = Trainer(Reasoner(ReasonerConfig.from_dict(run.config["model"])), kept, stored)
+        trainer = Trainer(Reasoner(shape), kept, stored)
         if accept_changes: _accept(run, stored, checkpoint, trainer)
         told = standard_callbacks(trainer, run, held, test, callbacks, progress and trainer.rank == 0, rows)
         _go_on(trainer, checkpoint, told)
