@@ -673,7 +673,7 @@ def _out_of_reach(longest:list[int], # steps of the farthest cell, one a batch, 
                   ) -> bool:
     "Whether a hundred times as many tries as are made would hardly come so far."
     if len(longest) < 8: return False
-    spread = 2 * max(1, np.std(longest)) * sqrt(6) / pi  # twice what it seems: a few batches tell it roughly
+    spread = 2 * max(1.0, float(np.std(longest))) * sqrt(6) / pi  # twice what it seems: a few batches tell it roughly
     return bool(steps > np.mean(longest) + spread * log(100 * _TRIES / _LANES))
 
 # %% ../nbs/08_maze.ipynb #ba886918

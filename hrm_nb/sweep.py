@@ -160,7 +160,9 @@ def train_once(r:Recipe, folder:Path, # new, or of a run that was broken off
                callback:Callback) -> Run:
     "One training; goes on where an earlier worker left it."
     sets = _loaded(r.data)
-    if (folder / "config.json").exists(): return resume(folder, *sets, callbacks=[callback])
+    if (folder / "config.json").exists():
+        while Run(folder).alive: time.sleep(1)  # its worker was asleep, not dead
+        return resume(folder, *sets, callbacks=[callback])
     return fit(model_for(r, sets), *sets, r.train, folder, callbacks=[callback], recipe=made)
 
 
@@ -240,6 +242,9 @@ def _say(study:Any, frozen:Any) -> None:
     print(f"trial {frozen.number}: {values}: {frozen.state.name.lower()}, {known}", flush=True)
 
 
+_TOO_LATE = ("Cannot tell", "Should not reach")  # what Optuna says where a trial has ended meanwhile
+
+
 def work(s:Sweep, place:Place, every:float=1.0, # seconds between looks while others work
          ) -> Any: # optuna Study, with nothing left to do
     "Take trials of a study until all are done."
@@ -250,7 +255,11 @@ def work(s:Sweep, place:Place, every:float=1.0, # seconds between looks while ot
             warnings.simplefilter("ignore")
             optuna.storages.fail_stale_trials(study)
         now = {t.state for t in study.get_trials(deepcopy=False)}
-        if states.WAITING in now: study.optimize(run, n_trials=1, catch=_SURVIVED, callbacks=[_say])
+        if states.WAITING in now:
+            try: study.optimize(run, n_trials=1, catch=_SURVIVED, callbacks=[_say])
+            except (ValueError, AssertionError) as e:
+                if not str(e).startswith(_TOO_LATE): raise
+                print("this worker was taken for dead; another has its trial", flush=True)
         elif states.RUNNING in now: time.sleep(every)
         else: return study
 

@@ -165,8 +165,8 @@ def _checked(model, puzzles, steps, symmetries:int, starts:int, batch_size:int) 
         if value < 1: raise ValueError(f"{name} is {value}; at least 1 is allowed")
     size = puzzles.inputs.size * steps * symmetries * starts * _kind(puzzles.domain)().itemsize
     if size > MOST_ANSWERS:
-        raise ValueError(f"{len(puzzles)} puzzles, {symmetries} x {starts} attempts of {steps} steps: {size:,} bytes of "
-                         f"answers; at most {MOST_ANSWERS:,} are allowed, ask in pieces")
+        raise ValueError(f"{len(puzzles)} puzzles, {symmetries} x {starts} attempts of {steps} steps: {size:,} bytes "
+                         f"of answers; at most {MOST_ANSWERS:,} are allowed, ask in pieces")
     return steps
 
 
@@ -190,7 +190,7 @@ def attempt(model:Reasoner, # left in the state it is in
     turned = turnings(puzzles.domain, puzzles.inputs, symmetries, seed)
     if model.device.type == "cpu": keep_freed_memory()
     shape = len(puzzles), symmetries * starts, steps
-    answers = np.empty((*shape, puzzles.domain.seq_len), _kind(puzzles.domain))
+    answers:np.ndarray = np.empty((*shape, puzzles.domain.seq_len), _kind(puzzles.domain))
     q, stops = np.empty(shape, np.float32), np.empty(shape, bool)
     def put(array): return torch.as_tensor(np.ascontiguousarray(array), dtype=torch.int, device=model.device)
     for first in range(0, len(puzzles), batch_size):

@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import pytest
 
 optuna = pytest.importorskip("optuna")
 
+from hrm_nb import sweep
 from hrm_nb.cli import main
 from hrm_nb.runs import Run, runs
 from hrm_nb.sweep import Place, PruneCB, begin, figure, importances, need_optuna, objective, run_sweep, table, work
@@ -24,18 +24,18 @@ SLOW = Sweep("copy-increment", ("train.lr=1e-3,1e-2",), FIXED | {"train.steps": 
 OPTIONS = [word for key, value in FIXED.items() for word in (f"--{key.replace('_', '-')}", str(value))]
 
 
-def start(s, place):
-    "A worker in a process of its own, as one started by hand."
-    process = multiprocessing.get_context("spawn").Process(target=work, args=(s, place, .2))
+def signalled(s, place, number):
+    "A worker that gets a signal after the 50th step of its first training."
+    PruneCB.on_step = lambda self, trainer: os.kill(os.getpid(), number) if trainer.step == 50 else None
+    work(s, place)
+
+
+def end_with(number, s, place):
+    "Such a worker in a process of its own, as one started by hand; its exit code."
+    process = multiprocessing.get_context("spawn").Process(target=signalled, args=(s, place, number))
     process.start()
-    return process
-
-
-def until(condition, seconds=120):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited too long"
-        time.sleep(.1)
+    process.join()
+    return process.exitcode
 
 
 @pytest.fixture(scope="module")
@@ -72,12 +72,8 @@ def test_going_on_changes_nothing_and_refuses_another_sweep(done):
 def test_a_killed_worker_s_trial_is_taken_over_where_it_stopped(tmp_path):
     "Killed in the middle of a training; the other worker goes on from its checkpoint, in its folder, to the bits of an unbroken run."
     place = Place(tmp_path / "killed", stale_after=3)
-    begin(SLOW, place)
-    first = start(SLOW, place)
-    checkpoint = place.folder / "trial-0000/seed-0/checkpoints/step_000040"
-    until(checkpoint.exists)
-    os.kill(first.pid, signal.SIGKILL)
-    first.join()
+    assert end_with(signal.SIGKILL, SLOW, place) == -signal.SIGKILL
+    assert (place.folder / "trial-0000/seed-0/checkpoints/step_000040").exists()
     states = Counter(t.state.name for t in begin(SLOW, place).trials)
     assert states["RUNNING"] == 1
     found = run_sweep(SLOW, place)
@@ -92,14 +88,26 @@ def test_a_killed_worker_s_trial_is_taken_over_where_it_stopped(tmp_path):
 
 def test_a_worker_asked_to_stop_puts_its_trial_back(tmp_path):
     place = Place(tmp_path / "stopped")
-    begin(SLOW, place)
-    worker = start(SLOW, place)
-    until((place.folder / "trial-0000/seed-0/checkpoints/step_000020").exists)
-    os.kill(worker.pid, signal.SIGINT)
-    worker.join()
+    assert end_with(signal.SIGINT, SLOW, place) not in (0, -signal.SIGKILL)
     states = Counter(t.state.name for t in begin(SLOW, place).trials)
-    assert states == {"FAIL": 1, "WAITING": 2} and worker.exitcode
+    assert states == {"FAIL": 1, "WAITING": 2}
     assert table(place.folder, "stopped").state.tolist() == ["waiting"] * 2
+
+
+def test_a_worker_taken_for_dead_goes_on_with_others(tmp_path, monkeypatch, capsys):
+    "It slept longer than it may: its trial was given to another worker before it could tell its score."
+    real, calls = sweep.objective, []
+
+    def slept(trial, s, folder):
+        calls.append(trial.number)
+        if len(calls) > 1: return real(trial, s, folder)
+        storage = trial.study._storage
+        storage.set_trial_state_values(trial._trial_id, optuna.trial.TrialState.FAIL)
+        storage.get_heartbeat_stale_trial_callback()(trial.study, storage.get_trial(trial._trial_id))
+        return 1.0
+    monkeypatch.setattr(sweep, "objective", slept)
+    found = run_sweep(Sweep("copy-increment", ("train.lr=1e-3,1e-2",), FIXED), Place(tmp_path / "slept"))
+    assert "taken for dead" in capsys.readouterr().out and found.state.tolist() == ["complete"] * 2 and len(calls) == 3
 
 
 def test_seeds_are_averaged_and_ranges_searched(tmp_path):
@@ -134,7 +142,8 @@ def test_test_scores_decide_nothing():
 
 
 def test_a_setting_that_does_not_fit_fails_alone(tmp_path):
-    found = run_sweep(Sweep("copy-increment", ("train.batch_size=8,500",), FIXED), Place(tmp_path / "fit"))
+    rest = {key: value for key, value in FIXED.items() if key != "train.batch_size"}
+    found = run_sweep(Sweep("copy-increment", ("train.batch_size=8,500",), rest), Place(tmp_path / "fit"))
     assert found.state.tolist() == ["complete", "fail"] and "larger than the set" in found.problem[1]
 
 
