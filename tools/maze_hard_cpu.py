@@ -2,7 +2,7 @@
 
 hrm-nb train maze-hard-cpu --run runs/maze-hard-cpu      the training, one and a half hours of a core; resumable
 python tools/maze_hard_cpu.py runs/maze-hard-cpu         every checkpoint on 100 held-out mazes, to validation.csv
-python tools/maze_hard_cpu.py runs/maze-hard-cpu --test  the final weights on the 1,000 test mazes, after each of 32
+python tools/maze_hard_cpu.py runs/maze-hard-cpu --test  the final weights on the 1,000 test mazes, after each of 16
                                                          reasoning steps, to test.csv; and the weights to
                                                          data/models/maze-hard-cpu
 Files go to results/maze_hard_cpu/, or to --out. --limit 8 walks the same path with a few mazes.
@@ -126,7 +126,7 @@ def main():
     kept, held, puzzles = sets(run)
     if args.limit: held, puzzles = held.take(range(args.limit)), puzzles.take(range(args.limit))
     if not args.test: return validation(run, held, args.out / "validation.csv")
-    model, row = test(run, puzzles, args.out, 4 if args.limit else 32)
+    model, row = test(run, puzzles, args.out, 4 if args.limit else 16)
     store_model(args.models / "maze-hard-cpu", model, about_run(run, kept, row), replace=True)
     replace_file(args.out / "history.csv", lambda part: run.history.to_csv(part, index=False))
     print(row, f"{count_parameters(model):,} parameters", sep="\n")
