@@ -187,7 +187,9 @@ def _trained(trial:Any, s:Sweep, place:Path) -> tuple[list[Run], list[dict[str, 
     for k in range(s.seeds):
         r = s.made(values, k)
         tell = PruneCB(trial, s.score, int(sum(one["steps"] for one in found)))
-        runs.append(train_once(r, place / f"seed-{r.train.seed}", made_from(s.recipe, r), tell))
+        made = made_from(s.recipe, r)
+        made["changed"] = dict(sorted(made["changed"].items(), key=lambda item: item[0] not in values))
+        runs.append(train_once(r, place / f"seed-{r.train.seed}", made, tell))
         found.append(_judged(runs[-1], s.score))
         if _was_pruned(runs[-1]): break
     return runs, found

@@ -102,7 +102,7 @@ def options_of(text):
     return {name: re.sub(r"\(default:.*|\(required\)", "", said, flags=re.S).strip() for name, said in found.items()}
 
 
-@pytest.mark.parametrize("words", [[name] for name in COMMANDS if name != "train"] + [["train", name] for name in RECIPES], ids=" ".join)
+@pytest.mark.parametrize("words", [[name] for name in COMMANDS if name not in ("train", "sweep")] + [["train", name] for name in RECIPES] + [["sweep", "copy-increment"]], ids=" ".join)
 def test_every_option_says_what_it_means(words, capsys, monkeypatch):
     "The help shows a sentence for each field, inherited ones too, and none that belongs to a heading."
     if words[0] != "train" and not is_there(words[0]): pytest.skip("its room is not here")
@@ -111,12 +111,13 @@ def test_every_option_says_what_it_means(words, capsys, monkeypatch):
     text = capsys.readouterr().out
     said = options_of(text)
     import dataclasses
-    if words[0] == "train":
+    if words[0] in ("train", "sweep"):
         options = cli.train_options(words[1])()
         fields = [f"{part}.{f.name}" for part in ("data", "model", "train") for f in dataclasses.fields(getattr(options, part))]
+        if words[0] == "sweep": fields += ["vary", "workers", "name", "storage", "seeds"]
     else: fields = [f.name for f in dataclasses.fields(COMMANDS[words[0]].find()[0]) if "Positional" not in str(f.type)]
     assert {f"--{name.replace('_', '-')}" for name in fields} <= set(said), said
-    if words[0] != "train":
+    if words[0] not in ("train", "sweep"):
         for f in dataclasses.fields(COMMANDS[words[0]].find()[0]):           # the positional ones
             if f.metadata.get("help"): assert f.metadata["help"][:20] in " ".join(text.split()), f.name
     assert not {k: v for k, v in said.items() if len(v) < 4 or "----" in v}
@@ -140,9 +141,10 @@ def test_help(capsys):
     main(["--help"]); assert capsys.readouterr().out == short
     for name in COMMANDS: assert re.search(rf"^  {name} ", short, re.M)
     main(["--version"]); assert capsys.readouterr().out == f"hrm-nb {hrm_nb.__version__}\n"
-    main(["train"]); listed = capsys.readouterr().out
-    for name, r in RECIPES.items(): assert name in listed and r.about in listed
-    for name in sorted(set(COMMANDS) - {"train"}):
+    for command in (["train"], ["sweep"], ["sweep", "--help"]):
+        main(command); listed = capsys.readouterr().out
+        for name, r in RECIPES.items(): assert name in listed and r.about in listed
+    for name in sorted(set(COMMANDS) - {"train", "sweep"}):
         if not is_there(name): continue
         with pytest.raises(SystemExit) as e: main([name, "--help"])
         assert e.value.code == 0 and f"hrm-nb {name}" in capsys.readouterr().out
@@ -374,7 +376,7 @@ def test_ctrl_c_is_one_line_too(tmp_path, capsys, monkeypatch):
 
 
 @pytest.mark.parametrize("argv, words", [
-    (["fly"], "no command 'fly'; there are train, resume, runs"), (["train", "chess"], "no recipe 'chess'; there are copy-increment"),
+    (["fly"], "no command 'fly'; there are train, sweep, resume, runs"), (["train", "chess"], "no recipe 'chess'; there are copy-increment"),
     (["train", "copy-increment", *TINY, "--train.batch-size", "999"], "larger than the set"),
     (["train", "copy-increment", *TINY, "--train.device", "cuda:77"], "is not there"),
     (["train", "maze-hard", "--data.name", "no-such-set"], "no data set 'no-such-set'"),
