@@ -1448,6 +1448,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                'hrm_nb.trials.Setting.changed': ('trials.html#setting.changed', 'hrm_nb/trials.py'),
                                'hrm_nb.trials.Setting.seeded': ('trials.html#setting.seeded', 'hrm_nb/trials.py'),
                                'hrm_nb.trials.Trial': ('trials.html#trial', 'hrm_nb/trials.py'),
+                               'hrm_nb.trials._bar': ('trials.html#_bar', 'hrm_nb/trials.py'),
                                'hrm_nb.trials._fresh': ('trials.html#_fresh', 'hrm_nb/trials.py'),
                                'hrm_nb.trials._interval': ('trials.html#_interval', 'hrm_nb/trials.py'),
                                'hrm_nb.trials._known': ('trials.html#_known', 'hrm_nb/trials.py'),

@@ -25,6 +25,7 @@ from .puzzles import PuzzleSet
 from .recipes import Recipe, build, recipe
 from .results import PROVENANCE, provenance, record, recorded
 from .statistics import holm
+from .style import PALETTE, WIDTH, axes
 from .training import Callback, fit
 
 # %% ../nbs/30_trials.ipynb #f674154c
@@ -183,27 +184,34 @@ def effects(table:pd.DataFrame, # rows of one comparison, from `trials`
     return found.assign(p_holm=holm(found.p))
 
 # %% ../nbs/30_trials.ipynb #57e90bb9
+def _bar(ax, y:int, row, reach:float) -> None: # row of `effects`; reach: points to either side that are shown
+    "An interval in points; an arrow where it goes on beyond the panel."
+    if not np.isfinite(row.low): return
+    ends = np.clip([100 * row.low, 100 * row.high], -reach, reach)
+    ax.plot(ends, [y, y], color=PALETTE[0], linewidth=1.5)
+    for end, value, mark in zip(ends, (row.low, row.high), "<>"):
+        if end != 100 * value: ax.plot(end, y, mark, color=PALETTE[0], markersize=6)
+
+
 def effects_figure(table:pd.DataFrame, # rows of one comparison, from `trials`
                    baseline:str, score:str="exact", # as in `effects`
                    title:str=""):
     "Differences to the baseline in points: their mean with interval, a dot for every seed, the cost beside the name."
-    from hrm_nb.style import PALETTE, WIDTH, axes
     found = effects(table, baseline, score)
     found = found[found.setting != baseline].iloc[::-1].reset_index(drop=True)
     shares = (table[score] / table.of).groupby([table.setting, table.seed]).last().unstack("seed")
-    fig, (ax,) = axes(width=WIDTH, height=.8 + .28 * len(found))
+    apart = 100 * (shares - shares.loc[baseline])
+    reach = 1.25 * np.nanmax(np.abs(apart.to_numpy())) + 1
+    fig, (ax,) = axes(width=WIDTH, height=1 + .28 * len(found))
     for y, row in found.iterrows():
-        dots = 100 * (shares.loc[row.setting] - shares.loc[baseline]).to_numpy()
-        ax.plot(dots, np.full(len(dots), y), "o", color=PALETTE[0], alpha=.45, markersize=4)
-        if np.isfinite(row.low): ax.plot([100 * row.low, 100 * row.high], [y, y], color=PALETTE[0], linewidth=1.5)
+        ax.plot(apart.loc[row.setting], np.full(apart.shape[1], y), "o", color=PALETTE[0], alpha=.45, markersize=4)
+        _bar(ax, y, row, reach)
         ax.plot(100 * row.difference, y, "|", color=PALETTE[0], markersize=12, markeredgewidth=2.5)
     ax.axvline(0, color="0.5", linewidth=.8)
-    reach = np.nanmax(np.abs(100 * (shares - shares.loc[baseline]).to_numpy()))
-    ax.set_xlim(-1.25 * reach - 1, 1.25 * reach + 1)
-    ax.set_yticks(range(len(found)), [f"{r.setting}  ({r.cost:.2g}x time)" for r in found.itertuples()])
-    ax.set_ylim(-.6, len(found) - .4)
-    ax.set_xlabel(f"{score}, points more than {baseline!r}\n(dots: seeds; bars: 95 % intervals of the mean)")
-    if title: ax.set_title(title, loc="left")
+    ax.set(xlim=(-1.03 * reach, 1.03 * reach), ylim=(-.6, len(found) - .4))
+    ax.set_yticks(range(len(found)), [f"{r.setting} ({r.cost:.2g}x time)" for r in found.itertuples()], fontsize=8)
+    fig.supxlabel(f"{score}: points more than {baseline!r}\n(dots: seeds; bars: 95 % intervals of the mean)", fontsize=9)
+    if title: fig.suptitle(title, fontsize=10)
     return fig
 
 # %% ../nbs/30_trials.ipynb #913f6af8
@@ -212,7 +220,6 @@ def courses_figure(courses:pd.DataFrame, # rows of courses.csv
                    x:str="cpu_seconds", # or step
                    label:str="held-out puzzles exact, %"):
     "A score against the cost of training, a line a seed, a colour a setting."
-    from hrm_nb.style import PALETTE, WIDTH, axes
     fig, (ax,) = axes(width=WIDTH)
     for i, (name, part) in enumerate(courses.groupby("setting", sort=False)):
         for n, (_, line) in enumerate(part.dropna(subset=[column]).groupby("seed")):

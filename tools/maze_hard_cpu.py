@@ -44,12 +44,12 @@ def counts(table:pd.DataFrame) -> dict:
     return {name: int(table[name].sum()) for name in RATES} | dict(of=len(table))
 
 
-def validation(run:Run, held:PuzzleSet, file:Path) -> None:
-    "A row a checkpoint that has none yet."
+def validation(run:Run, held:PuzzleSet, file:Path, every:int=1) -> None:
+    "A row a checkpoint that has none yet, of those whose step is a multiple of `every`."
     done = set(pd.read_csv(file).step) if file.exists() else set()
     steps = [int(c.step) for c in run.checkpoints.itertuples() if c.name.startswith("step_") and c.step not in done]
     for step in steps:
-        if not step: continue
+        if not step or step % every: continue
         result = evaluate(run.model(step), held, batch_size=50)
         row = dict(step=step, **counts(result.puzzles), cells=result.summary["accuracy"], hash=held.hash[:12])
         record(file, [row | provenance(run.config["train"]["seed"])], key="step")
@@ -120,12 +120,13 @@ def main():
     parser.add_argument("--test", action="store_true", help="score the final weights on the test mazes, once")
     parser.add_argument("--out", type=Path, default=Path("results/maze_hard_cpu"), help="folder of the results")
     parser.add_argument("--models", type=Path, default=models_folder(), help="folder of the models")
+    parser.add_argument("--every", type=int, default=1, help="of the checkpoints, those whose step is a multiple of it")
     parser.add_argument("--limit", type=int, help="so many mazes only, for a trial")
     args = parser.parse_args()
     run = Run(args.run)
     kept, held, puzzles = sets(run)
     if args.limit: held, puzzles = held.take(range(args.limit)), puzzles.take(range(args.limit))
-    if not args.test: return validation(run, held, args.out / "validation.csv")
+    if not args.test: return validation(run, held, args.out / "validation.csv", args.every)
     model, row = test(run, puzzles, args.out, 4 if args.limit else 16)
     store_model(args.models / "maze-hard-cpu", model, about_run(run, kept, row), replace=True)
     replace_file(args.out / "history.csv", lambda part: run.history.to_csv(part, index=False))
