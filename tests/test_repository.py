@@ -1,6 +1,7 @@
 "The repository in step with itself: package, README and notebooks."
 import filecmp
-import importlib.util
+import importlib
+import json
 import os
 import shutil
 import subprocess
@@ -8,7 +9,12 @@ import sys
 from pathlib import Path
 
 import nbformat
+import pandas as pd
 import pytest
+import torch
+
+from hrm_nb.files import load_tensors
+from hrm_nb.runs import Run
 
 ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
@@ -86,23 +92,74 @@ def test_notebook_runs(notebook, tmp_path):
     assert (ROOT / notebook).stat().st_size < 1.5e6
 
 
+FULL_SIZE = {"summary.json", "timing.json", "training_history.json", "steps.csv", "test_never.csv", "test_learned.csv", "run"}
+
+
 def test_the_full_size_script_on_trial():
     done = run(sys.executable, str(ROOT / "tools" / "maze_hard.py"), "--trial", cwd=ROOT)
     assert done.returncode == 0, done.stderr
     folder = Path(done.stdout.split("results in ")[1].split(";")[0])
-    assert {"summary.json", "training_history.json", "steps.csv", "test_never.csv", "test_learned.csv", "run"} == {p.name for p in folder.iterdir()}
+    assert {p.name for p in folder.iterdir()} == FULL_SIZE
     assert "valid" in (folder / "test_never.csv").read_text().splitlines()[0]
     shutil.rmtree(folder)
 
 
-def test_the_full_size_script_trains_in_the_fastest_mode(monkeypatch):
-    spec = importlib.util.spec_from_file_location("maze_hard_tool", ROOT / "tools" / "maze_hard.py")
-    tool = importlib.util.module_from_spec(spec); spec.loader.exec_module(tool)
+@pytest.fixture
+def tool(monkeypatch):
+    "A function name -> module of tools/."
+    monkeypatch.syspath_prepend(ROOT / "tools")
+    return importlib.import_module
+
+
+@pytest.fixture
+def sudoku(tool, monkeypatch, capsys, one_thread):
+    "A function (folder, *options) -> what a trial of the sudoku script prints last."
+    def call(out, *more):
+        monkeypatch.setattr(sys, "argv", ["sudoku_extreme.py", "--trial", "--out", str(out), *more])
+        tool("sudoku_extreme").main()
+        return capsys.readouterr().out.splitlines()[-1]
+    return call
+
+
+def test_the_sudoku_script_on_trial(sudoku, tmp_path):
+    assert "results in" in sudoku(tmp_path, "--recipe", "hrm-sudoku", "--test", "12")
+    assert {p.name for p in tmp_path.iterdir()} == FULL_SIZE
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["test"]["asked"] == 12 and summary["test"]["of"] == 20 and summary["train_s"] > 0
+    for halt in ("never", "learned"):
+        table = pd.read_csv(tmp_path / f"test_{halt}.csv")
+        assert len(table) == summary["evaluation"][halt]["count"] == 12 and table.exact.sum() == summary["evaluation"][halt]["right"]
+        assert table.accuracy.mean() == pytest.approx(summary["evaluation"][halt]["accuracy"])
+    with pytest.raises(ValueError, match="seed was 0, now 1"): sudoku(tmp_path, "--recipe", "hrm-sudoku", "--seed", "1")
+
+
+def test_a_trial_in_pieces_ends_with_the_same_bits(sudoku, tool, tmp_path, monkeypatch):
+    whole, cut, soon = tmp_path / "whole", tmp_path / "cut", ("--recipe", "trm-sudoku", "--minutes", "1e-9")
+    sudoku(whole, *soon[:2])
+    assert "time is up in the training" in sudoku(cut, *soon)
+    assert Run(cut / "run").checkpoints.step.max() == 1 and not (cut / "summary.json").exists()
+    assert "results in" in sudoku(cut, *soon[:2])
+    (ours, state), (theirs, _) = (load_tensors(f / "run" / "checkpoints" / "final" / "model.safetensors") for f in (cut, whole))
+    assert state["step"] == 4 and ours.keys() == theirs.keys() and all(torch.equal(ours[k], theirs[k]) for k in ours)
+    for name in ("test_never.csv", "test_learned.csv", "steps.csv"): assert (cut / name).read_bytes() == (whole / name).read_bytes()
+
+    shutil.rmtree(cut / "run" / "evaluation")                            # the test puzzles in parts of eight, a call each
+    (cut / "summary.json").unlink()
+    monkeypatch.setattr(tool("gpu_run"), "PART", 8)
+    for _ in range(5): assert "time is up in the evaluation" in sudoku(cut, *soon) and not (cut / "summary.json").exists()
+    assert "results in" in sudoku(cut, *soon)
+    parts, once = (json.loads((f / "summary.json").read_text())["evaluation"] for f in (cut, whole))
+    for halt in once:
+        for name in once[halt].keys() - {"seconds", "halting"}: assert parts[halt][name] == pytest.approx(once[halt][name], rel=1e-4)
+
+
+def test_the_full_size_script_trains_in_the_fastest_mode(tool, monkeypatch):
+    gpu_run = tool("gpu_run")
     def fake(shape, device, targets, compile=False, cuda_graphs=False):
         if cuda_graphs: raise RuntimeError("no compiler\nmore of it")
         return [dict(figure="limit", value=.001), dict(figure="step", value=.02 if compile else .03)]
-    monkeypatch.setattr(tool.bench, "training_step", fake)
-    rows, failed, mode = tool.timed("cuda", tool.bench.GPU_MODES)
+    monkeypatch.setattr(gpu_run.bench, "training_step", fake)
+    rows, failed, mode = gpu_run.timed("maze", "cuda", gpu_run.bench.GPU_MODES)
     assert mode == {"compile": True} and len(rows) == 4
     assert list(failed.values()) == ["RuntimeError: no compiler"]
-    assert tool.timed("cpu", ()) == ([], {}, {})
+    assert gpu_run.timed("maze", "cpu", ()) == ([], {}, {})
