@@ -236,7 +236,7 @@ def differences(comparison:str, baseline:str, title:str, score:str="exact", # as
     "The figure of one comparison of a table of trials."
     return lambda table: effects_figure(table[table.comparison == comparison], baseline, score, title)
 
-
+# %% ../nbs/39_regenerate.ipynb #03d1ffe6
 def courses(comparison:str, column:str="held_out_exact_accuracy", # as for `trials.courses_figure`
             ) -> Callable[[pd.DataFrame], Figure]:
     "The figure of one comparison of a table of courses."

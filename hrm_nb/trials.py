@@ -210,7 +210,8 @@ def effects_figure(table:pd.DataFrame, # rows of one comparison, from `trials`
     ax.axvline(0, color="0.5", linewidth=.8)
     ax.set(xlim=(-1.03 * reach, 1.03 * reach), ylim=(-.6, len(found) - .4))
     ax.set_yticks(range(len(found)), [f"{r.setting} ({r.cost:.2g}x time)" for r in found.itertuples()], fontsize=8)
-    fig.supxlabel(f"{score}: points more than {baseline!r}\n(dots: seeds; bars: 95 % intervals of the mean)", fontsize=9)
+    fig.supxlabel(f"{score}: points more than {baseline!r}\n(dots: seeds; bars: 95 % intervals of the mean)",
+                  fontsize=9)
     if title: fig.suptitle(title, fontsize=10)
     return fig
 
