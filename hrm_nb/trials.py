@@ -12,6 +12,7 @@ import functools
 import json
 import math
 import tempfile
+import textwrap
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -202,16 +203,17 @@ def effects_figure(table:pd.DataFrame, # rows of one comparison, from `trials`
     shares = (table[score] / table.of).groupby([table.setting, table.seed]).last().unstack("seed")
     apart = 100 * (shares - shares.loc[baseline])
     reach = 1.25 * np.nanmax(np.abs(apart.to_numpy())) + 1
-    fig, (ax,) = axes(width=WIDTH, height=1 + .28 * len(found))
+    fig, (ax,) = axes(width=WIDTH, height=1 + .34 * len(found))
     for y, row in found.iterrows():
         ax.plot(apart.loc[row.setting], np.full(apart.shape[1], y), "o", color=PALETTE[0], alpha=.45, markersize=4)
         _bar(ax, y, row, reach)
         ax.plot(100 * row.difference, y, "|", color=PALETTE[0], markersize=12, markeredgewidth=2.5)
     ax.axvline(0, color="0.5", linewidth=.8)
     ax.set(xlim=(-1.03 * reach, 1.03 * reach), ylim=(-.6, len(found) - .4))
-    ax.set_yticks(range(len(found)), [f"{r.setting} ({r.cost:.2g}x time)" for r in found.itertuples()], fontsize=8)
+    names = [textwrap.fill(f"{r.setting} ({r.cost:.2g}x\xa0time)", 26) for r in found.itertuples()]
+    ax.set_yticks(range(len(found)), names, fontsize=9.5)
     fig.supxlabel(f"{score}: points more than {baseline!r}\n(dots: seeds; bars: 95 % intervals of the mean)",
-                  fontsize=9)
+                  fontsize=9.5)
     if title: fig.suptitle(title, fontsize=10)
     return fig
 
