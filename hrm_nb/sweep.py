@@ -84,13 +84,14 @@ def open_storage(url:str, stale_after:float=60.0, # seconds, see `Place`
             raise ValueError(f"storage {shown} cannot be opened ({str(e).splitlines()[0]:.120})") from None
 
 # %% ../nbs/36_sweep.ipynb #99e5dcc0
-def _sampler(s:Sweep) -> Any:
-    "What chooses settings where they are not listed."
+def _sampler(s:Sweep, trial:int=0) -> Any:
+    "What chooses a trial's setting where none is listed; its dice are those of the trial, whichever worker has it."
     optuna = need_optuna()
-    if s.sampler == "random": return optuna.samplers.RandomSampler()  # unseeded: workers must differ
+    dice = int(np.random.SeedSequence([s.made({}).train.seed, trial]).generate_state(1)[0])
+    if s.sampler == "random": return optuna.samplers.RandomSampler(seed=dice)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return optuna.samplers.TPESampler(constant_liar=True)  # mindful of what other workers try now
+        return optuna.samplers.TPESampler(seed=dice, constant_liar=True)  # mindful of what others try now
 
 
 def _retried(t:Any) -> bool: return "failed_trial" in t.system_attrs  # FrozenTrial
@@ -182,6 +183,7 @@ def _was_pruned(run:Run) -> bool:
 
 def _trained(trial:Any, s:Sweep, place:Path) -> tuple[list[Run], list[dict[str, float]]]: # runs, what they came to
     "A trial's setting under each seed, until one is hopeless."
+    trial.study.sampler = _sampler(s, trial.number)
     values = {a.name: a.suggest(trial) for a in s.axes}
     runs, found = list[Run](), list[dict[str, float]]()
     for k in range(s.seeds):

@@ -147,6 +147,15 @@ def test_a_setting_that_does_not_fit_fails_alone(tmp_path):
     assert found.state.tolist() == ["complete", "fail"] and "larger than the set" in found.problem[1]
 
 
+def test_what_is_drawn_hangs_on_the_seed_alone(tmp_path):
+    def drawn(folder, seed, trials=2, workers=1):
+        s = Sweep("copy-increment", ("train.lr=1e-4..1e-1",), FIXED | {"train.seed": seed}, trials=trials, sampler="random")
+        return run_sweep(s, Place(tmp_path / folder), workers).sort_values("trial")["train.lr"].tolist()
+    first = drawn("a", 0)
+    assert first == drawn("b", 0, trials=1) + [drawn("c", 0)[1]] and not set(first) & set(drawn("d", 1))
+    assert len(set(first)) == 2
+
+
 def test_a_diverging_setting_counts_as_pruned(tmp_path):
     found = run_sweep(Sweep("copy-increment", ("train.lr=1e-3,1e30",), FIXED), Place(tmp_path / "wild"))
     assert found.state.tolist() == ["complete", "pruned"] and "training stopped" in found.problem[1]
