@@ -43,7 +43,9 @@ def choose_checkpoint(run:Run, which:str="auto", # best, final, a step, or auto
 def run_domain(run:Run, kind:type|None=None): # its class, where it is one of the user's own
     "What the tokens of a run mean."
     kept = next(iter(run.config["data"].values()), None)
-    domain = restore_domain(kept["domain"], kind) if kept else None
+    try: domain = restore_domain(kept["domain"], kind) if kept else None
+    except (ValueError, KeyError, TypeError) as e:
+        raise ValueError(f"{run.path / 'config.json'}: the domain of its puzzles: {e}") from None
     if domain is None: raise ValueError(f"{run.path}: its domain is not loaded; name it with --domain module:Class")
     return domain
 
@@ -77,7 +79,7 @@ def find_puzzles(run:Run, split:str="test", # "test" or "train"
     if not data:
         puzzles = run.puzzles(split, kind)
         if puzzles is None:
-            raise ValueError(f"{run.path}: no {split} set is stored; allowed are {', '.join(run.config['data'])}")
+            raise ValueError(f"{run.path}: no {split} set is stored; allowed: {', '.join(run.config['data']) or 'none'}")
         return puzzles
     domain = run_domain(run, kind)
     puzzles = _named(data, split, domain)
