@@ -79,7 +79,8 @@ def find_puzzles(run:Run, split:str="test", # "test" or "train"
     if not data:
         puzzles = run.puzzles(split, kind)
         if puzzles is None:
-            raise ValueError(f"{run.path}: no {split} set is stored; allowed: {', '.join(run.config['data']) or 'none'}")
+            stored = ", ".join(run.config["data"]) or "none"
+            raise ValueError(f"{run.path}: no {split} set is stored; allowed: {stored}")
         return puzzles
     domain = run_domain(run, kind)
     puzzles = _named(data, split, domain)

@@ -83,7 +83,7 @@ def open_storage(url:str, stale_after:float=60.0, # seconds, see `Place`
             shown = url.split("://")[0] + "://..."  # the rest may hold a password
             raise ValueError(f"storage {shown} cannot be opened ({str(e).splitlines()[0]:.120})") from None
 
-# %% ../nbs/36_sweep.ipynb #99e5dcc0
+# %% ../nbs/36_sweep.ipynb #435d4040
 def _sampler(s:Sweep, trial:int=0) -> Any:
     "What chooses a trial's setting where none is listed; its dice are those of the trial, whichever worker has it."
     optuna = need_optuna()
@@ -93,7 +93,7 @@ def _sampler(s:Sweep, trial:int=0) -> Any:
         warnings.simplefilter("ignore")
         return optuna.samplers.TPESampler(seed=dice, constant_liar=True)  # mindful of what others try now
 
-
+# %% ../nbs/36_sweep.ipynb #99e5dcc0
 def _retried(t:Any) -> bool: return "failed_trial" in t.system_attrs  # FrozenTrial
 
 

@@ -212,8 +212,8 @@ def effects_figure(table:pd.DataFrame, # rows of one comparison, from `trials`
     ax.set(xlim=(-1.03 * reach, 1.03 * reach), ylim=(-.6, len(found) - .4))
     names = [textwrap.fill(f"{r.setting} ({r.cost:.2g}x\xa0time)", 26) for r in found.itertuples()]
     ax.set_yticks(range(len(found)), names, fontsize=9.5)
-    fig.supxlabel(f"{score}: points more than {baseline!r}\n(dots: seeds; bars: 95 % intervals of the mean)",
-                  fontsize=9.5)
+    ax.set_xlabel(f"{score}: points more than {baseline!r}", fontsize=9.5)
+    fig.supxlabel("dots: seeds; bars: 95 % intervals of the mean", fontsize=9.5)
     if title: fig.suptitle(title, fontsize=10)
     return fig
 

@@ -3,7 +3,7 @@
 hrm-nb train maze-hard-cpu --run runs/maze-hard-cpu      the training, one and a half hours of a core; resumable
 python tools/maze_hard_cpu.py runs/maze-hard-cpu         every checkpoint on 100 held-out mazes, to validation.csv
 python tools/maze_hard_cpu.py runs/maze-hard-cpu --test  the final weights on the 1,000 test mazes, after each of 16
-                                                         reasoning steps, to test.csv; and the weights to
+                                                         reasoning steps, to test.csv; with --ship the weights to
                                                          data/models/maze-hard-cpu
 Files go to results/maze_hard_cpu/, or to --out. --limit 8 walks the same path with a few mazes.
 """
@@ -120,6 +120,8 @@ def main():
     parser.add_argument("--test", action="store_true", help="score the final weights on the test mazes, once")
     parser.add_argument("--out", type=Path, default=Path("results/maze_hard_cpu"), help="folder of the results")
     parser.add_argument("--models", type=Path, default=models_folder(), help="folder of the models")
+    parser.add_argument("--steps", type=int, default=16, help="reasoning steps on the test mazes")
+    parser.add_argument("--ship", action="store_true", help="with --test: keep the weights among the models that ship")
     parser.add_argument("--every", type=int, default=1, help="of the checkpoints, those whose step is a multiple of it")
     parser.add_argument("--limit", type=int, help="so many mazes only, for a trial")
     args = parser.parse_args()
@@ -127,8 +129,8 @@ def main():
     kept, held, puzzles = sets(run)
     if args.limit: held, puzzles = held.take(range(args.limit)), puzzles.take(range(args.limit))
     if not args.test: return validation(run, held, args.out / "validation.csv", args.every)
-    model, row = test(run, puzzles, args.out, 4 if args.limit else 16)
-    store_model(args.models / "maze-hard-cpu", model, about_run(run, kept, row), replace=True)
+    model, row = test(run, puzzles, args.out, 4 if args.limit else args.steps)
+    if args.ship: store_model(args.models / "maze-hard-cpu", model, about_run(run, kept, row), replace=True)
     replace_file(args.out / "history.csv", lambda part: run.history.to_csv(part, index=False))
     print(row, f"{count_parameters(model):,} parameters", sep="\n")
 
