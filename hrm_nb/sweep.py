@@ -416,5 +416,5 @@ def figure(found:pd.DataFrame, # from `table`
     limits = seen[column].min(), max(seen[column].max(), seen[column].min() + 1e-9)
     for ax, (value, part) in zip(panels, parts):
         _heat(ax, part, x, y, column, limits)
-        ax.set_title(", ".join([words, *(f"{in_words(name)} {value}" for name in third)]), fontsize=9)
+        ax.set_title(", ".join([words, *(f"{in_words(name)} {value}" for name in third)]), fontsize=9.5)
     return fig
