@@ -111,7 +111,7 @@ def wrong_by_cycles(runs:pd.DataFrame, # device_name, H_cycles, steps, seed, wro
     settings = list(runs[["H_cycles", "steps"]].drop_duplicates().itertuples(index=False, name=None))
     for k, (device, colour) in enumerate(colours_of(runs.device_name).items()):
         for at, setting in enumerate(settings):
-            own = runs[(runs.device_name == device) & (runs[["H_cycles", "steps"]] == setting).all(axis=1)]
+            own = runs[(runs.device_name == device) & (runs[["H_cycles", "steps"]] == list(setting)).all(axis=1)]
             style = dict(color=colour, marker="o^sD"[k % 4], ls="", label=device)
             ax[0].plot(at + .12 * k + .03 * (own.seed % 3 - 1), own.wrong, ms=4, alpha=.7, **style)
             ax[1].plot(at + .12 * k, own.seconds.median(), ms=6, **style)
