@@ -899,6 +899,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                 'hrm_nb.results.Experiment.keep': ('results.html#experiment.keep', 'hrm_nb/results.py'),
                                 'hrm_nb.results.Experiment.results': ('results.html#experiment.results', 'hrm_nb/results.py'),
                                 'hrm_nb.results.Experiment.runs': ('results.html#experiment.runs', 'hrm_nb/results.py'),
+                                'hrm_nb.results.Experiment.seeds': ('results.html#experiment.seeds', 'hrm_nb/results.py'),
                                 'hrm_nb.results.Experiment.wants': ('results.html#experiment.wants', 'hrm_nb/results.py'),
                                 'hrm_nb.results.Finding': ('results.html#finding', 'hrm_nb/results.py'),
                                 'hrm_nb.results.Finding.__post_init__': ('results.html#finding.__post_init__', 'hrm_nb/results.py'),

@@ -182,13 +182,14 @@ def _against_limit(timing, flops, B, bar=None, **where): # bar None = 1.5 times 
 _BARS = {"small": (.012, .020), "maze on cuda": (.025, .025)}  # seconds, without and with the continue target
 
 
-def training_step(shape:str="small", # a key of SHAPES
+def training_step(shape:str="small", # a key of SHAPES, or with `sizes` any name
                   steps:int=100, warmup:int=20, device:str="auto", compile:bool=False, cuda_graphs:bool=False,
                   targets=(False, True), # without the continue target, with it
                   progress:bool|None=None, # a bar; None = on a terminal alone
+                  sizes:tuple[ReasonerConfig, int]|None=None, # model and rows of a batch; None = those of the shape
                   ) -> list[dict]: # rows
     "Median time of a training step, without and with the continue target, beside the arithmetic limit."
-    (base, B), on, rows = SHAPES[shape], pick_device(device), []
+    (base, B), on, rows = sizes or SHAPES[shape], pick_device(device), []
     bars = _BARS.get(shape, _BARS.get(f"{shape} on {on.type}", (None, None)))
     how = TrainConfig(steps=10 ** 6, batch_size=B, device=str(on), compile=compile, cuda_graphs=cuda_graphs)
     for target in targets:

@@ -55,6 +55,14 @@ def test_shapes_and_modes_are_named():
     assert set(LONG) < set(BENCHES) and GPU_MODES[0] == {} and set(SHAPES) == {"small", "sudoku", "maze"}
 
 
+def test_a_step_of_other_sizes_is_timed_and_no_shape_changes():
+    c, before = replace(SHAPES["small"][0], hidden_size=32, no_ACT_continue=True), dict(SHAPES)
+    rows = bench.training_step("mine", 1, 0, "cpu", targets=(False,), sizes=(c, 3))
+    assert {r["shape"] for r in rows if r["figure"] == "step"} == {"mine"} and SHAPES == before
+    assert next(r for r in rows if r["figure"] == "arithmetic")["value"] == pytest.approx(step_flops(c, 3) / 1e9)
+    with pytest.raises(KeyError, match="mine"): bench.training_step("mine", 1, 0, "cpu")
+
+
 def test_progress_is_shown_when_asked_and_only_then(capfd):
     bench.evaluation_step("small", 3, 0, "cpu")
     assert capfd.readouterr().err == ""                              # no terminal here

@@ -84,8 +84,9 @@ def test_unbalanced_blocks_are_found(bad):
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=str)
 def test_notebook_runs(notebook, tmp_path):
-    "Top to bottom against the exported package, experiments on their real settings; what they draw goes to a folder of its own."
-    done = run(str(BIN / "nbdev_test"), "--path", str(notebook), "--n_workers", "1", cwd=ROOT, HRM_NB_OUT=str(tmp_path), MPLBACKEND="agg")
+    "Top to bottom against the exported package, experiments on their real settings and two seeds; what they draw goes to a folder of its own."
+    done = run(str(BIN / "nbdev_test"), "--path", str(notebook), "--n_workers", "1", cwd=ROOT, HRM_NB_OUT=str(tmp_path), HRM_NB_SEEDS="2",
+               MPLBACKEND="agg")
     assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
     saved = [o for c in nbformat.read(ROOT / notebook, 4).cells for o in c.get("outputs", ()) if o.output_type == "error"]
     assert not saved, "the notebook holds a saved error"
@@ -155,7 +156,7 @@ def test_a_trial_in_pieces_ends_with_the_same_bits(sudoku, tool, tmp_path, monke
 
 def test_the_full_size_script_trains_in_the_fastest_mode(tool, monkeypatch):
     gpu_run = tool("gpu_run")
-    def fake(shape, device, targets, compile=False, cuda_graphs=False):
+    def fake(shape, device, targets, sizes, compile=False, cuda_graphs=False):
         if cuda_graphs: raise RuntimeError("no compiler\nmore of it")
         return [dict(figure="limit", value=.001), dict(figure="step", value=.02 if compile else .03)]
     monkeypatch.setattr(gpu_run.bench, "training_step", fake)

@@ -182,6 +182,22 @@ def test_folders_of_an_experiment(tmp_path, monkeypatch):
     with pytest.raises(FileNotFoundError, match="settings.ini"): experiment("copies")
 
 
+@pytest.mark.parametrize("given, seeds", [(None, 5), ("2", 2), ("9", 5)])
+def test_a_page_runs_as_many_seeds_as_are_asked_for(monkeypatch, capsys, given, seeds):
+    monkeypatch.chdir(ROOT)
+    if given is None: monkeypatch.delenv("HRM_NB_SEEDS", raising=False)
+    else: monkeypatch.setenv("HRM_NB_SEEDS", given)
+    assert experiment("copies").seeds(5) == range(seeds)
+    assert ("2 of 5 seeds" in capsys.readouterr().out) == (given == "2")
+
+
+@pytest.mark.parametrize("given", ["0", "-1", "two", "", "1.5"])
+def test_a_wrong_number_of_seeds_is_named(monkeypatch, given):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("HRM_NB_SEEDS", given)
+    with pytest.raises(ValueError, match=f"HRM_NB_SEEDS is {given!r}"): experiment("copies").seeds(5)
+
+
 def test_stand_in_figures_are_ignored_by_git():
     path = "figures/earlier_run/earlier_run_again_stand_in.png"
     assert subprocess.run(["git", "check-ignore", "-q", "--no-index", path], cwd=ROOT).returncode == 0 or not (ROOT / ".git").exists()

@@ -83,11 +83,11 @@ class Piece(Callback):
 
 # ---- step times
 
-def timed(shape, device, modes, target=True):
-    "Step times of a shape in every mode, modes that failed with their error, and the fastest mode."
+def timed(shape, device, modes, target=True, sizes=None):
+    "Step times of a shape, or of `sizes`, in every mode; modes that failed with their error; the fastest mode."
     rows, failed, best = [], {}, ({}, float("inf"))
     for mode in modes:
-        try: more = bench.training_step(shape, device=str(device), targets=(target,), **mode)
+        try: more = bench.training_step(shape, device=str(device), targets=(target,), sizes=sizes, **mode)
         except Exception as e:                                                   # without a compiler the run goes on
             failed[str(mode)] = f"{type(e).__name__}: {e}".splitlines()[0]
             continue
@@ -100,8 +100,8 @@ def step_times(job:Job, r:Recipe, sets, device, modes, file:Path) -> dict: # tim
     "The step times, measured by the first call."
     if file.exists(): return read_json(file)
     model = model_for(r, sets).config
-    if not job.shape: bench.SHAPES[job.recipe] = model, r.train.batch_size
-    timing, failed, mode = timed(job.shape or job.recipe, device, modes, not model.no_ACT_continue)
+    sizes = None if job.shape else (model, r.train.batch_size)
+    timing, failed, mode = timed(job.shape or job.recipe, device, modes, not model.no_ACT_continue, sizes)
     print(bench.table(timing) if timing else "step time: not measured here",
           *(f"failed: {m}: {e}" for m, e in failed.items()),
           f"training with {mode or 'no compilation'}", sep="\n", flush=True)
