@@ -430,6 +430,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                  'hrm_nb.explorer.ReplayWidgets.seen': ('explorer.html#replaywidgets.seen', 'hrm_nb/explorer.py'),
                                  'hrm_nb.explorer.Replaying': ('explorer.html#replaying', 'hrm_nb/explorer.py'),
                                  'hrm_nb.explorer.Replaying.__init__': ('explorer.html#replaying.__init__', 'hrm_nb/explorer.py'),
+                                 'hrm_nb.explorer.Replaying.leave_text': ('explorer.html#replaying.leave_text', 'hrm_nb/explorer.py'),
                                  'hrm_nb.explorer.Replaying.read_text': ('explorer.html#replaying.read_text', 'hrm_nb/explorer.py'),
                                  'hrm_nb.explorer.Replaying.replay': ('explorer.html#replaying.replay', 'hrm_nb/explorer.py'),
                                  'hrm_nb.explorer.Replaying.seen': ('explorer.html#replaying.seen', 'hrm_nb/explorer.py'),

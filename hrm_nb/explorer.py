@@ -124,7 +124,7 @@ class PuzzleWidgets(Panel):
         self.steps = field(w.BoundedIntText, "steps (0: the model's own)", "230px", max=999)
         self.rule = field(w.Dropdown, "rule")
         wide = w.Layout(width="320px", max_width="98%")
-        self.text = w.Textarea(placeholder="paste a puzzle here", rows=4, layout=wide)
+        self.text = w.Textarea(placeholder="paste a puzzle here", rows=4, layout=wide, continuous_update=False)
         self.read = w.Button(description="Read text", layout=w.Layout(width="auto"))
         self.think = w.Button(description="Solve the typed grid", layout=w.Layout(width="auto"))
         self.typing = row(self.text, self.read, self.think, self.rule)
@@ -196,6 +196,10 @@ class Replaying(ReplayWidgets):
         "Replay the puzzle in the text field."
         if self.like is not None: self.replay(pasted(self.text.value, self.like, self.rule.value or 0))
 
+    def leave_text(self) -> None:
+        "A field that is left is read as well: the press of a button can overtake what was typed."
+        if self.text.value.strip(): self.read_text()
+
     def solve_typed(self) -> None:
         "Replay what stands in the grid, where one is being typed."
         if not self.asked.editable or self.like is None: return
@@ -209,6 +213,7 @@ class ReplayPanel(Replaying):
         for chosen in (self.model, self.source.source, self.source.seed, self.steps):
             chosen.observe(self.safely(self.choose), "value")
         self.rule.observe(self.safely(self.solve_typed), "value")
+        self.text.observe(self.safely(self.leave_text), "value")
         self.read.on_click(self.safely(self.read_text))
         self.think.on_click(self.safely(self.solve_typed))
         shelf.listeners.append(self.safely(self.renew))

@@ -123,6 +123,19 @@ def test_bad_text_keeps_what_was_there(made, text, words):
     assert panel.asked.frames == before and panel.trace is trace
 
 
+def test_text_is_read_when_its_field_is_left(made):
+    "A browser may send the press of a button before the text; an emptied field says nothing."
+    panel = ReplayPanel(Shelf(made))
+    panel.source.source.value = TYPED
+    panel.read.click()
+    panel.text.value = "123 456 789"
+    assert list(panel.trace.inputs) == list(range(3, 12)) and not is_alert(panel)
+    panel.text.value = ""
+    assert not is_alert(panel)
+    panel.text.value = "123 4?6 789"
+    assert "character '?' at place 5" in said(panel) and is_alert(panel)
+
+
 def test_all_steps_are_in_the_browser(made):
     "The slider asks nobody: as many frames as steps, each with its marks, and moving costs no redraw in Python."
     panel = ReplayPanel(Shelf(made))
