@@ -151,6 +151,12 @@ class MazeData(Data):
             train = train.replace(tags=train.tags.join(maze.describe(train.inputs, train.labels, train.domain.shape)))
         return self.two(train, test)
 
+    def fresh(self, n:int, seed:int) -> PuzzleSet:
+        "`n` generated mazes: of the sizes given, or, for a published set, such as Maze-Hard holds."
+        hard = dict(size=30, min_path=110) if self.name != "generate" else {}
+        return Data.fresh(dataclasses.replace(self, name="generate", symmetries="none", **hard), n, seed)
+
+
 # %% ../nbs/25_recipes.ipynb #528fcff0
 @dataclass(frozen=True)
 class SudokuData(Data):

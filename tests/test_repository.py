@@ -14,7 +14,10 @@ import pytest
 import torch
 
 from hrm_nb.files import load_tensors
+from hrm_nb.recipes import build, made_from, recipe
 from hrm_nb.runs import Run
+from hrm_nb.shipped import about_shipped, shipped_puzzles
+from hrm_nb.training import fit
 
 ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
@@ -91,6 +94,24 @@ def test_notebook_runs(notebook, tmp_path):
     saved = [o for c in nbformat.read(ROOT / notebook, 4).cells for o in c.get("outputs", ()) if o.output_type == "error"]
     assert not saved, "the notebook holds a saved error"
     assert (ROOT / notebook).stat().st_size < 1.5e6
+
+
+def test_a_run_on_maze_hard_is_scored_and_its_weights_kept(real, tool, monkeypatch, tmp_path, one_thread):
+    "Two steps of the recipe, the test mazes asked after each reasoning step, the weights stored as those that ship are."
+    real("maze-30x30-hard-1k")
+    r = recipe("maze-hard-cpu", model=dict(halt_max_steps=2), train=dict(steps=2, eval_examples=2, held_out_examples=2, device="cpu"))
+    model, train, test = build(r)
+    run = fit(model, train, test.take([0]), r.train, tmp_path / "run", recipe=made_from("maze-hard-cpu", r))
+    scored = tool("maze_hard_cpu")
+    def call(*options):
+        monkeypatch.setattr(sys, "argv", ["maze_hard_cpu.py", str(run.path), "--out", str(tmp_path), "--limit", "2", *options])
+        scored.main()
+    call("--test", "--ship", "--fresh", "2", "--models", str(tmp_path / "models"))
+    table, about = pd.read_csv(tmp_path / "test.csv"), about_shipped("maze-hard-cpu", tmp_path / "models")
+    assert table.steps.tolist() == [1, 2, 3, 4] and (table.of == 2).all() and (table.cells > 0).all()
+    assert about["train"] == run.config["train"] and about["scores"]["fresh"]["count"] == 2 and about["scores"]["seen"] == 0
+    assert shipped_puzzles("maze-hard-cpu", 1, folder=tmp_path / "models").domain.shape == (30, 30)
+    assert len(pd.read_csv(tmp_path / "test_mazes.csv")) == 2 and len(pd.read_csv(tmp_path / "history.csv")) == len(run.history)
 
 
 FULL_SIZE = {"summary.json", "timing.json", "training_history.json", "steps.csv", "test_never.csv", "test_learned.csv", "run"}

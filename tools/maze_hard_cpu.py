@@ -19,7 +19,7 @@ from hrm_nb.domains import describe_domain
 from hrm_nb.evaluation import evaluate
 from hrm_nb.files import replace_file
 from hrm_nb.model import Reasoner, count_parameters
-from hrm_nb.puzzles import PuzzleSet
+from hrm_nb.puzzles import PuzzleSet, overlap
 from hrm_nb.recipes import recipe
 from hrm_nb.results import provenance, record
 from hrm_nb.runs import Run
@@ -27,6 +27,7 @@ from hrm_nb.shipped import describe_data, models_folder, shipped, store_model
 from hrm_nb.statistics import wilson
 
 RATES = ("exact", "optimal", "valid")
+SEED = 20_260  # of generated mazes
 
 
 def sets(run:Run) -> tuple[PuzzleSet, PuzzleSet, PuzzleSet]:
@@ -96,7 +97,16 @@ def test(run:Run, puzzles:PuzzleSet, out:Path, steps:int) -> tuple[Reasoner, dic
     return model, rows[depth - 1]
 
 
-def about_run(run:Run, kept:PuzzleSet, row:dict) -> dict:
+def on_fresh(model:Reasoner, n:int) -> dict:
+    "The scores of `n` generated mazes such as Maze-Hard holds: what anybody can ask again without the published set."
+    result = evaluate(model, recipe("maze-hard-cpu").data.fresh(n, SEED), batch_size=50)
+    counted = counts(result.puzzles)
+    low, high = wilson(counted["exact"], n)
+    return dict(exact=counted["exact"] / n, right=counted["exact"], count=n, low=float(low), high=float(high), seed=SEED,
+                optimal=counted["optimal"] / n, valid=counted["valid"] / n)
+
+
+def about_run(run:Run, kept:PuzzleSet, row:dict, seen:float, fresh:dict) -> dict:
     "What the shipped weights' file says of them."
     c, history = run.config, run.history
     r = recipe("maze-hard-cpu", train=c["train"])
@@ -104,7 +114,7 @@ def about_run(run:Run, kept:PuzzleSet, row:dict) -> dict:
     steps = history.step.diff().fillna(history.step)
     scores = dict(exact=row["exact"] / n, right=row["exact"], count=n, low=float(low), high=float(high),
                   optimal=row["optimal"] / n, valid=row["valid"] / n, cells=row["cells"],
-                  exact_learned=row["exact_halting"] / n, steps=row["steps_halting"], max_steps=row["steps"],
+                  exact_learned=row["exact_halting"] / n, steps=row["steps_halting"], max_steps=row["steps"], seen=seen, fresh=fresh, seed=None,
                   seconds=float((steps * history.step_s).sum()), threads=run.environment["threads"],
                   puzzles="the 1,000 test mazes of Maze-Hard, scored once",
                   selection=dict(rule="the last weights", step=int(history.step.iloc[-1]), evaluations=0))
@@ -122,6 +132,7 @@ def main():
     parser.add_argument("--models", type=Path, default=models_folder(), help="folder of the models")
     parser.add_argument("--steps", type=int, default=16, help="reasoning steps on the test mazes")
     parser.add_argument("--ship", action="store_true", help="with --test: keep the weights among the models that ship")
+    parser.add_argument("--fresh", type=int, default=200, help="with --ship: so many generated mazes are scored as well")
     parser.add_argument("--every", type=int, default=1, help="of the checkpoints, those whose step is a multiple of it")
     parser.add_argument("--limit", type=int, help="so many mazes only, for a trial")
     args = parser.parse_args()
@@ -130,7 +141,9 @@ def main():
     if args.limit: held, puzzles = held.take(range(args.limit)), puzzles.take(range(args.limit))
     if not args.test: return validation(run, held, args.out / "validation.csv", args.every)
     model, row = test(run, puzzles, args.out, 4 if args.limit else args.steps)
-    if args.ship: store_model(args.models / "maze-hard-cpu", model, about_run(run, kept, row), replace=True)
+    if args.ship:
+        seen, fresh = len(overlap(kept, puzzles)) / len(puzzles), on_fresh(model, args.fresh)
+        store_model(args.models / "maze-hard-cpu", model, about_run(run, kept, row, seen, fresh), replace=True)
     replace_file(args.out / "history.csv", lambda part: run.history.to_csv(part, index=False))
     print(row, f"{count_parameters(model):,} parameters", sep="\n")
 
