@@ -153,9 +153,9 @@ class MazeData(Data):
 
     def fresh(self, n:int, seed:int) -> PuzzleSet:
         "`n` generated mazes: of the sizes given, or, for a published set, such as Maze-Hard holds."
-        hard = dict(size=30, min_path=110) if self.name != "generate" else {}
-        return Data.fresh(dataclasses.replace(self, name="generate", symmetries="none", **hard), n, seed)
-
+        size, path = (30, 110) if self.name != "generate" else (self.size, self.min_path)
+        made = dataclasses.replace(self, name="generate", symmetries="none", size=size, min_path=path)
+        return Data.fresh(made, n, seed)
 
 # %% ../nbs/25_recipes.ipynb #528fcff0
 @dataclass(frozen=True)

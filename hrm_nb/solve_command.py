@@ -49,7 +49,8 @@ def _chosen(puzzles, row:int|None):
 def asked(o:SolveOptions) -> tuple[Any, Any]: # puzzles under the identifiers that the model knows, the model
     "The puzzles, and a model that answers them."
     from hrm_nb.runs import Run
-    from hrm_nb.solving import KINDS, domain_of_run, identified, known_tasks, model_for, model_of_run, read_puzzle
+    from hrm_nb.solving import KINDS, domain_of_run, identified, known_tasks, learned_elsewhere, model_for
+    from hrm_nb.solving import model_of_run, read_puzzle
     if o.steps < 0: raise ValueError(f"steps is {o.steps}; allowed are whole numbers from 0, the configured maximum")
     run = Run(o.run) if o.run else None
     learned = domain_of_run(run) if run else None
@@ -57,7 +58,9 @@ def asked(o:SolveOptions) -> tuple[Any, Any]: # puzzles under the identifiers th
     puzzles = read_puzzle(_source(o), learned if own and learned and not o.domain else o.domain, rule=o.rule, box=o.box,
                           likely=learned.name if learned and not own else "")
     puzzles = _chosen(puzzles, o.row)
-    if run is None: model, known = model_for(puzzles)
+    if run is None:
+        (model, known), note = model_for(puzzles), learned_elsewhere(puzzles)
+        if note: puzzles = puzzles.replace(metadata={"note": "; ".join(filter(None, (puzzles.metadata["note"], note)))})
     else:
         train = run.puzzles("train") if puzzles.domain.name == "arc" else None
         model, known = model_of_run(run, puzzles, o.checkpoint), {} if train is None else known_tasks(train)

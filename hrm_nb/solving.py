@@ -4,14 +4,15 @@
 
 # %% auto #0
 __all__ = ['LIMIT', 'MOST_PUZZLES', 'KINDS', 'checked_text', 'source_text', 'kind_of', 'split_puzzles', 'size_in_words',
-           'read_puzzle', 'name_for', 'model_for', 'domain_of_run', 'model_of_run', 'pair_keys', 'known_tasks',
-           'identifier_of', 'identified', 'changed_givens', 'verdicts', 'Answer', 'readable', 'answer']
+           'read_puzzle', 'name_for', 'model_for', 'learned_elsewhere', 'domain_of_run', 'model_of_run', 'pair_keys',
+           'known_tasks', 'identifier_of', 'identified', 'changed_givens', 'verdicts', 'Answer', 'readable', 'answer']
 
 # %% ../nbs/28_solving.ipynb #2db17ebb
 import csv
 import hashlib
 import io
 import json
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ from .evaluation import evaluate
 from .model import Reasoner
 from .puzzles import PuzzleSet
 from .runs import Run
-from .shipped import about_shipped, shipped, shipped_models
+from .shipped import about_shipped, resized, shipped, shipped_models
 from .sources import regular_file
 
 # %% ../nbs/28_solving.ipynb #c07de4db
@@ -245,27 +246,38 @@ def read_puzzle(source:str|Path, # a puzzle as text (one or more), or the path o
 
 # %% ../nbs/28_solving.ipynb #43095240
 def _shape_text(shape) -> str: return shape if isinstance(shape, str) else "x".join(map(str, shape))
+def _cells(shape) -> int: return math.prod(map(int, _shape_text(shape).split("x")))
 
 
 def name_for(puzzles:PuzzleSet,
              models:pd.DataFrame|None=None, # name, domain, shape of each; None = those that come with the package
              ) -> str:
-    "The name of a model for puzzles of this kind and size. Raises ValueError where none is at hand."
-    models = shipped_models() if models is None else models
-    shape = _shape_text(puzzles.domain.shape)
-    fitting = [row for row in models.itertuples()
-               if row.domain == puzzles.domain.name and _shape_text(row.shape) == shape]
+    "The name of a model for puzzles of this kind: of their size, else of the nearest one whose weights know no grid."
+    models, shape = shipped_models() if models is None else models, _shape_text(puzzles.domain.shape)
+    kin = [row for row in models.itertuples() if row.domain == puzzles.domain.name]
+    def away(row): return abs(math.log(_cells(row.shape) / puzzles.domain.seq_len))
+    fitting = [row for row in kin if _shape_text(row.shape) == shape]
+    fitting += sorted((row for row in kin if getattr(row, "any_grid", False)), key=away)
     if fitting: return fitting[0].name
     known = ", ".join(f"{row.name} ({row.domain} of {_shape_text(row.shape)})" for row in models.itertuples()) or "none"
     raise ValueError(f"no model for a {size_in_words(puzzles.domain)}; at hand: {known}. Train one (hrm-nb train) and "
                      "name its run (--run FOLDER)")
 
-
+# %% ../nbs/28_solving.ipynb #a88ed029
 def model_for(puzzles:PuzzleSet) -> tuple[Reasoner, dict[int, frozenset]]: # the model; for ARC the tasks it knows
-    "A model that comes with the package for puzzles of this kind and size."
+    "A model that comes with the package for puzzles of this kind, made to read their size."
     name = name_for(puzzles)
     tasks = about_shipped(name).get("tasks", {})
-    return shipped(name), {int(identifier): frozenset(keys) for identifier, keys in tasks.items()}
+    model = resized(shipped(name), puzzles.domain.shape)
+    return model, {int(identifier): frozenset(keys) for identifier, keys in tasks.items()}
+
+
+def learned_elsewhere(puzzles:PuzzleSet) -> str:
+    "Where the model for puzzles has learned another size than theirs, this in words; else nothing."
+    name = name_for(puzzles)
+    learned = about_shipped(name).get("data", {}).get("domain", {}).get("shape", puzzles.domain.shape)
+    if _shape_text(learned) == _shape_text(puzzles.domain.shape): return ""
+    return f"{name} has learned {_shape_text(learned)}; this is {size_in_words(puzzles.domain)}"
 
 # %% ../nbs/28_solving.ipynb #65fac269
 def domain_of_run(run:Run,

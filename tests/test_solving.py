@@ -1,4 +1,5 @@
 "Puzzles as people write them: read back as they were written, refused in one line, answered and judged."
+import contextlib
 import json
 import os
 from types import SimpleNamespace
@@ -12,6 +13,7 @@ from hrm_nb import arc, maze, patterns, solve_command, solving, sudoku
 from hrm_nb.domains import Domain, parse_grid
 from hrm_nb.files import data_path
 from hrm_nb.recipes import MazeData, SudokuData
+from hrm_nb.shipped import resized, shipped, shipped_models
 from hrm_nb.solving import answer, read_puzzle
 
 SEEDS = st.integers(0, 2 ** 32 - 1)
@@ -90,7 +92,7 @@ class Oracle:
     def __init__(self, puzzles, predictions, monkeypatch):
         import pandas as pd
         self.config = SimpleNamespace(seq_len=puzzles.domain.seq_len, vocab_size=puzzles.domain.vocab_size, no_ACT_continue=True,
-                                      halt_max_steps=4, num_puzzle_identifiers=3)
+                                      halt_max_steps=4, num_puzzle_identifiers=3, reads=lambda tokens: False)
         n = len(puzzles)
         table = pd.DataFrame({"steps": [2] * n, "q_halt": [3.] * n, "q_continue": [0.] * n})
         monkeypatch.setattr(solving, "evaluate", lambda *_, **__: SimpleNamespace(puzzles=table, predictions=predictions))
@@ -114,6 +116,32 @@ def test_answers_are_judged(monkeypatch, capsys):
             assert e.value.code == 1 and json.loads(capsys.readouterr().out)[0]["verified"] is False
         if verified: assert "verified: yes, 2 steps, halt 0.95" in capsys.readouterr().out
     with pytest.raises(ValueError, match="no model for a maze of 1x2; at hand: small"): solve_command.solve(solve_command.SolveOptions("SG"))
+
+
+@pytest.mark.parametrize("rows, columns", [(5, 6), (12, 12), (4, 25), (25, 4)])
+def test_a_maze_of_any_size_finds_a_model(rows, columns):
+    "Weights that know no grid read every one, a shape of as many cells included; where they learned is said."
+    domain = maze.domain((rows, columns))
+    field = np.full(rows * columns, domain.symbols.index(" "))
+    field[0], field[-1] = domain.symbols.index("S"), domain.symbols.index("G")
+    puzzles = read_puzzle(domain.text(field))
+    model, _ = solving.model_for(puzzles)
+    assert model.config.grid(rows * columns) == (rows, columns) and answer(puzzles)[0].grid.shape == (rows * columns,)
+    assert solving.learned_elsewhere(puzzles) == f"{solving.name_for(puzzles)} has learned 10x10; this is maze of {rows}x{columns}"
+
+
+def test_the_command_says_where_a_model_has_learned(capsys):
+    with contextlib.suppress(SystemExit): solve_command.solve(solve_command.SolveOptions("S  #\n ## \n   G"))
+    assert "has learned 10x10; this is maze of 3x4" in capsys.readouterr().err
+    with contextlib.suppress(SystemExit): solve_command.solve(solve_command.SolveOptions("1...\n..2.\n.4..\n...3"))
+    assert "has learned" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name, shape", [("sudoku-4x4", (6, 6)), ("copy-increment", (6, 6)), ("maze-10x10", (10, 10))])
+def test_weights_of_one_grid_stay_with_it(name, shape):
+    model = shipped(name)
+    assert resized(model, shape) is model
+    assert bool(shipped_models().set_index("name").any_grid[name]) == name.startswith("maze")
 
 
 def pd_table():

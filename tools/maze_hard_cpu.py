@@ -102,8 +102,8 @@ def on_fresh(model:Reasoner, n:int) -> dict:
     result = evaluate(model, recipe("maze-hard-cpu").data.fresh(n, SEED), batch_size=50)
     counted = counts(result.puzzles)
     low, high = wilson(counted["exact"], n)
-    return dict(exact=counted["exact"] / n, right=counted["exact"], count=n, low=float(low), high=float(high), seed=SEED,
-                optimal=counted["optimal"] / n, valid=counted["valid"] / n)
+    return dict(exact=counted["exact"] / n, right=counted["exact"], count=n, low=float(low), high=float(high),
+                optimal=counted["optimal"] / n, valid=counted["valid"] / n, seed=SEED)
 
 
 def about_run(run:Run, kept:PuzzleSet, row:dict, seen:float, fresh:dict) -> dict:
@@ -114,7 +114,8 @@ def about_run(run:Run, kept:PuzzleSet, row:dict, seen:float, fresh:dict) -> dict
     steps = history.step.diff().fillna(history.step)
     scores = dict(exact=row["exact"] / n, right=row["exact"], count=n, low=float(low), high=float(high),
                   optimal=row["optimal"] / n, valid=row["valid"] / n, cells=row["cells"],
-                  exact_learned=row["exact_halting"] / n, steps=row["steps_halting"], max_steps=row["steps"], seen=seen, fresh=fresh, seed=None,
+                  exact_learned=row["exact_halting"] / n, steps=row["steps_halting"], max_steps=row["steps"],
+                  seen=seen, fresh=fresh, seed=None,
                   seconds=float((steps * history.step_s).sum()), threads=run.environment["threads"],
                   puzzles="the 1,000 test mazes of Maze-Hard, scored once",
                   selection=dict(rule="the last weights", step=int(history.step.iloc[-1]), evaluations=0))
@@ -132,7 +133,7 @@ def main():
     parser.add_argument("--models", type=Path, default=models_folder(), help="folder of the models")
     parser.add_argument("--steps", type=int, default=16, help="reasoning steps on the test mazes")
     parser.add_argument("--ship", action="store_true", help="with --test: keep the weights among the models that ship")
-    parser.add_argument("--fresh", type=int, default=200, help="with --ship: so many generated mazes are scored as well")
+    parser.add_argument("--fresh", type=int, default=200, help="with --ship: generated mazes that are scored too")
     parser.add_argument("--every", type=int, default=1, help="of the checkpoints, those whose step is a multiple of it")
     parser.add_argument("--limit", type=int, help="so many mazes only, for a trial")
     args = parser.parse_args()
