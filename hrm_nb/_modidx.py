@@ -401,6 +401,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                    'hrm_nb.evaluation._score_rows': ('evaluation.html#_score_rows', 'hrm_nb/evaluation.py'),
                                    'hrm_nb.evaluation._summary': ('evaluation.html#_summary', 'hrm_nb/evaluation.py'),
                                    'hrm_nb.evaluation._when_halted': ('evaluation.html#_when_halted', 'hrm_nb/evaluation.py'),
+                                   'hrm_nb.evaluation._where_surest': ('evaluation.html#_where_surest', 'hrm_nb/evaluation.py'),
                                    'hrm_nb.evaluation._with_domain_scores': ('evaluation.html#_with_domain_scores', 'hrm_nb/evaluation.py'),
                                    'hrm_nb.evaluation.check_fit': ('evaluation.html#check_fit', 'hrm_nb/evaluation.py'),
                                    'hrm_nb.evaluation.evaluate': ('evaluation.html#evaluate', 'hrm_nb/evaluation.py'),

@@ -104,6 +104,7 @@ def runs(o:RunsOptions) -> None:
 # %% ../nbs/37_commands.ipynb #3103f5c5
 _CHECKPOINT = "best, final or a step; auto: best of a finished run, the newest of another"
 _DATA = "another set: a recipe's name, a folder or CSV file, or the name of a set below a data root"
+_HALT = "all steps for every puzzle; learned: as the halt head says; surest: all, then the answer that it trusts most"
 _DOMAIN = "where the class of its puzzles is defined, if it is your own: module:Class or file.py:Class"
 
 
@@ -112,7 +113,7 @@ class ScoringOptions:
     "How a model is scored."
     split: Literal["test", "train"] = setting("test", help="which part of the set")
     data: str = setting("", help=_DATA)
-    halt: Literal["never", "learned"] = setting("never", help="all steps for every puzzle, or as the halt head says")
+    halt: Literal["never", "learned", "surest"] = setting("never", help=_HALT)
     max_steps: int = setting(0, help="reasoning steps at most; 0 = the configured maximum")
     by: str = setting("", help="break down by this tag")
     device: str = setting("auto", help="auto, cpu, cuda, mps")

@@ -31,7 +31,7 @@ class _Answers(NamedTuple):
     logits: Tensor      # (B, S, V) float32
     q_halt: Tensor      # (B,) logit
     q_continue: Tensor  # (B,) logit
-    steps: Tensor       # (B,) steps taken
+    steps: Tensor       # (B,) the step whose answer it is
 
 
 def _after_all_steps(model, inputs, identifiers, max_steps):
@@ -39,6 +39,18 @@ def _after_all_steps(model, inputs, identifiers, max_steps):
     step = deque(reason(model, inputs, identifiers, max_steps), maxlen=1)[0]  # the last one
     steps = torch.full((len(inputs),), max_steps, device=inputs.device)
     return _Answers(step.logits, step.q_halt, step.q_continue, steps)
+
+# %% ../nbs/20_evaluation.ipynb #725e9d7b
+def _where_surest(model, inputs, identifiers, max_steps):
+    "All steps are taken; each row's answer is that of the step with its highest halt value, the first of equals."
+    best = None
+    for k, step in enumerate(reason(model, inputs, identifiers, max_steps), 1):
+        now = _Answers(step.logits, step.q_halt, step.q_continue, torch.full_like(step.q_halt, k, dtype=torch.long))
+        if best is None: best = now
+        else:
+            surer = now.q_halt > best.q_halt
+            best = _Answers(*(torch.where(surer.view(-1, *[1] * (a.ndim - 1)), a, b) for a, b in zip(now, best)))
+    return best
 
 # %% ../nbs/20_evaluation.ipynb #82bbe760
 @torch.no_grad()
@@ -63,7 +75,7 @@ def _when_halted(model, inputs, identifiers, max_steps):
     return _Answers(logits, q[:, 0], q[:, 1], steps)
 
 
-_ANSWERS = {"never": _after_all_steps, "learned": _when_halted}  # by the values of `halt`
+_ANSWERS = {"never": _after_all_steps, "learned": _when_halted, "surest": _where_surest}  # by the values of `halt`
 
 # %% ../nbs/20_evaluation.ipynb #2e34ac46
 def _score_rows(answers, labels, loss_type):
@@ -108,7 +120,7 @@ def check_fit(config, # ReasonerConfig
 # %% ../nbs/20_evaluation.ipynb #f41af0a2
 def _checked_steps(config, max_steps, halt):
     "How many steps at most; ValueError for options that mean nothing."
-    if halt not in _ANSWERS: raise ValueError(f"halt is {halt!r}; allowed are 'never' and 'learned'")
+    if halt not in _ANSWERS: raise ValueError(f"halt is {halt!r}; allowed are {', '.join(_ANSWERS)}")
     max_steps = config.halt_max_steps if max_steps is None else max_steps
     if max_steps < 1: raise ValueError(f"max_steps is {max_steps}; at least 1 is allowed")
     return max_steps
@@ -163,12 +175,12 @@ def _groups(puzzles) -> np.ndarray: # (N,)
 def evaluate(model:Reasoner, # left in the state it is in
              puzzles:PuzzleSet, # what to solve
              *, max_steps:int|None=None, # reasoning steps at most; None = the configured maximum; may exceed it
-             halt:str="never", # "never": all steps for every puzzle; "learned": as the halt head says
+             halt:str="never", # all steps for every puzzle; "learned": as the halt head says; "surest": all, see below
              batch_size:int=128, # examples at a time
              loss_type:str="stablemax_cross_entropy", # a key of act.LOSSES
              progress:bool=False, # show a progress bar
              ) -> Evaluation:
-    "Solve every example and score it."
+    "Solve every example and score it; with `surest` by the answer of the step that the halt head trusted most."
     check_fit(model.config, puzzles)
     max_steps = _checked_steps(model.config, max_steps, halt)
     if batch_size < 1: raise ValueError(f"batch_size is {batch_size}; at least 1 is allowed")

@@ -411,6 +411,7 @@ def readable(domain:Domain, tokens) -> str:
 def _when_stopped(halt:str, halted:bool, steps:int, most:int) -> str:
     "How the thinking ended, in words."
     if halt == "never": return f"after {steps} steps"
+    if halt == "surest": return f"surest after step {steps} of {most}"
     return f"stopped by itself after {steps} of {most} steps" if halted else f"after all of {steps} steps"
 
 # %% ../nbs/28_solving.ipynb #9b914872
@@ -432,7 +433,7 @@ def _answers(puzzles:PuzzleSet, told, config, most:int, halt:str) -> list[Answer
 def answer(puzzles:PuzzleSet, # of `read_puzzle`, or any other
            model:Reasoner|None=None, # None = one that comes with the package, see `model_for`
            *, steps:int|None=None, # reasoning steps at most; None = the configured maximum
-           halt:str="never", # "never": take all steps; "learned": stop when the halt head says so
+           halt:str="never", # "never", "learned" or "surest", as in `evaluate`
            known:dict[int, frozenset]|None=None, # of `known_tasks`, for ARC
            ) -> list[Answer]: # one a puzzle
     "A model's answers, each with what can be said about it."

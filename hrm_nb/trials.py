@@ -87,13 +87,16 @@ def passes(c) -> int: # ReasonerConfig -> applications of a level to one puzzle,
     return c.halt_max_steps * c.H_cycles * (c.L_cycles + 1)
 
 
+_COUNTED = ("exact", "optimal", "valid")
+
+
 def _scored(model:Reasoner, puzzles:PuzzleSet) -> dict:
-    "Counts of right answers, all steps taken and halting as learned."
-    full, learned = (evaluate(model, puzzles, halt=halt) for halt in ("never", "learned"))
-    counts = {name: int(full.puzzles[name].sum()) for name in ("exact", "optimal", "valid") if name in full.puzzles}
-    return dict(**counts, of=len(puzzles), cells=round(full.summary["accuracy"], 6),
+    "Counts of right answers: all steps taken, halting as learned, and of all steps the one the halt head trusts most."
+    full, learned, surest = (evaluate(model, puzzles, halt=halt) for halt in ("never", "learned", "surest"))
+    def counts(result, end=""): return {c + end: int(result.puzzles[c].sum()) for c in _COUNTED if c in result.puzzles}
+    return dict(**counts(full), of=len(puzzles), cells=round(full.summary["accuracy"], 6),
                 exact_learned=int(learned.puzzles.exact.sum()), steps_learned=round(learned.summary["steps"], 3),
-                hash=puzzles.hash[:12])
+                **counts(surest, "_surest"), hash=puzzles.hash[:12])
 
 # %% ../nbs/30_trials.ipynb #17f0aaab
 @dataclasses.dataclass

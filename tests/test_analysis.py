@@ -299,7 +299,7 @@ def test_steps_and_checkpoints_agree_with_evaluations(tiny_model, tmp_path):
 
 # ---- evaluation
 
-@pytest.mark.parametrize("halt", ["never", "learned"])
+@pytest.mark.parametrize("halt", ["never", "learned", "surest"])
 def test_arrays_may_run_backwards_in_memory(tiny_model, halt):
     "As a set turned by a symmetry holds them; torch itself refuses them."
     model, plain, turned = tiny_model(), patterns.make(20, size=3), patterns.make(20, size=3)

@@ -91,7 +91,7 @@ def test_the_kind_of_puzzle_reaches_every_cell():
     assert step.logits.shape == (2, 900, 12) and ((step.logits[0] - step.logits[1]).abs().amax(-1) > 1e-3).all()
 
 
-@pytest.mark.parametrize("halt", ["never", "learned"])
+@pytest.mark.parametrize("halt", ["never", "learned", "surest"])
 def test_a_convolution_reads_grids_of_other_sizes(halt):
     model = Reasoner(ReasonerConfig.trm(**SMALL | CONV))
     found = evaluate(model, patterns.make(5, size=7, seed=1), halt=halt)
