@@ -108,10 +108,19 @@ def test_a_run_on_maze_hard_is_scored_and_its_weights_kept(real, tool, monkeypat
         scored.main()
     call("--test", "--ship", "--fresh", "2", "--models", str(tmp_path / "models"))
     table, about = pd.read_csv(tmp_path / "test.csv"), about_shipped("maze-hard-cpu", tmp_path / "models")
-    assert table.steps.tolist() == [1, 2, 3, 4] and (table.of == 2).all() and (table.cells > 0).all()
+    assert table.steps.tolist() == [1, 2, 3, 4] and (table.of == 2).all() and (table.cells > 0).all() and "exact_surest" in table
     assert about["train"] == run.config["train"] and about["scores"]["fresh"]["count"] == 2 and about["scores"]["seen"] == 0
     assert shipped_puzzles("maze-hard-cpu", 1, folder=tmp_path / "models").domain.shape == (30, 30)
     assert len(pd.read_csv(tmp_path / "test_mazes.csv")) == 2 and len(pd.read_csv(tmp_path / "history.csv")) == len(run.history)
+
+
+def test_answers_by_reasoning_steps(tool):
+    "Of two mazes one is right at first and wrong later, surest while it is right; the other halts late."
+    answers = pd.DataFrame(dict(maze=[0, 1, 0, 1, 0, 1], step=[1, 1, 2, 2, 3, 3], q_halt=[2., -3., 1., -1., -2., 4.],
+                                exact=[True, False, False, False, False, True], accuracy=[1., .5, .5, .5, .5, 1.]))
+    table = pd.DataFrame(tool("maze_hard_cpu").by_steps(answers.assign(optimal=answers.exact, valid=True), {})).set_index("steps")
+    assert table.exact.tolist() == [1, 0, 1] and table.exact_halting.tolist() == [1, 1, 2] and table.exact_surest.tolist() == [1, 1, 2]
+    assert table.steps_halting.tolist() == [1, 1.5, 2] and table.valid_surest.tolist() == [2, 2, 2]
 
 
 FULL_SIZE = {"summary.json", "timing.json", "training_history.json", "steps.csv", "test_never.csv", "test_learned.csv", "run"}

@@ -48,11 +48,11 @@ def counts(table:pd.DataFrame) -> dict:
 def validation(run:Run, held:PuzzleSet, file:Path, every:int=1) -> None:
     "A row a checkpoint that has none yet, of those whose step is a multiple of `every`."
     done = set(pd.read_csv(file).step) if file.exists() else set()
+    depth = run.config["model"]["halt_max_steps"]
     steps = [int(c.step) for c in run.checkpoints.itertuples() if c.name.startswith("step_") and c.step not in done]
     for step in steps:
         if not step or step % every: continue
-        result = evaluate(run.model(step), held, batch_size=50)
-        row = dict(step=step, **counts(result.puzzles), cells=result.summary["accuracy"], hash=held.hash[:12])
+        row = dict(step=step) | by_steps(after_each_step(run.model(step), held, depth), dict(hash=held.hash[:12]))[-1]
         record(file, [row | provenance(run.config["train"]["seed"])], key="step")
         print(row, flush=True)
 
@@ -72,13 +72,16 @@ def after_each_step(model:Reasoner, puzzles:PuzzleSet, steps:int, batch:int=50) 
 
 
 def by_steps(table:pd.DataFrame, made:dict) -> list[dict]:
-    "A row for each number of reasoning steps: right answers, all steps taken and halting as learned."
+    "A row for each number of reasoning steps: right answers, all taken, halting as learned, and the surest step."
     wanting, rows = table[table.q_halt > 0].groupby("maze").step.min(), []
     for k, part in table.groupby("step"):
         stop = part.maze.map(wanting).fillna(k).clip(upper=k).astype(int)
         halted = table.merge(pd.DataFrame(dict(maze=part.maze, step=stop)), on=["maze", "step"])
+        until = table[table.step <= k].sort_values("step")
+        surest = counts(until.loc[until.groupby("maze").q_halt.idxmax()])
         rows.append(dict(steps=k, **counts(part), cells=round(part.accuracy.mean(), 6),
-                         exact_halting=int(halted.exact.sum()), steps_halting=round(stop.mean(), 3), **made))
+                         exact_halting=int(halted.exact.sum()), steps_halting=round(stop.mean(), 3),
+                         **{f"{rate}_surest": surest[rate] for rate in RATES}, **made))
     return rows
 
 
@@ -114,6 +117,7 @@ def about_run(run:Run, kept:PuzzleSet, row:dict, seen:float, fresh:dict) -> dict
     steps = history.step.diff().fillna(history.step)
     scores = dict(exact=row["exact"] / n, right=row["exact"], count=n, low=float(low), high=float(high),
                   optimal=row["optimal"] / n, valid=row["valid"] / n, cells=row["cells"],
+                  exact_surest=row["exact_surest"] / n, optimal_surest=row["optimal_surest"] / n,
                   exact_learned=row["exact_halting"] / n, steps=row["steps_halting"], max_steps=row["steps"],
                   seen=seen, fresh=fresh, seed=None,
                   seconds=float((steps * history.step_s).sum()), threads=run.environment["threads"],
