@@ -42,12 +42,13 @@ def unseen(result:Evaluation, seen) -> dict:
 
 
 def scores(model, train:PuzzleSet, test:PuzzleSet) -> dict:
-    "How many fresh puzzles a model solves, all steps taken and halting as learned."
-    full, learned = (evaluate(model, test, halt=halt) for halt in ("never", "learned"))
+    "How many fresh puzzles a model solves: all steps taken, halting as learned, by the step trusted most."
+    full, learned, surest = (evaluate(model, test, halt=halt) for halt in ("never", "learned", "surest"))
     right = int(full.puzzles.exact.sum())
     low, high = proportion_confint(right, len(test), method="wilson")
     return dict(exact=right / len(test), right=right, count=len(test), low=low, high=high,
                 cells=full.summary["accuracy"], exact_learned=learned.summary["exact_accuracy"],
+                exact_surest=surest.summary["exact_accuracy"],
                 steps=learned.summary["steps"], max_steps=model.config.halt_max_steps,
                 relatives=relatives(train, test), **unseen(full, overlap(train, test)))
 
