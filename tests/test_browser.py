@@ -34,14 +34,24 @@ def make_run(folder):
     fit(model, train, test, r.train, folder)
 
 
+def make_study(folder):
+    "Two trials of a sweep, in seconds."
+    from hrm_nb.sweep import Place, run_sweep
+    from hrm_nb.varied import Sweep
+    tiny = {"data.train": 128, "data.test": 40, "data.size": 3, "model.hidden_size": 32, "model.puzzle_emb_ndim": 32,
+            "train.steps": 10, "train.device": "cpu"}
+    run_sweep(Sweep("copy-increment", ("train.lr=1e-3,1e-2",), tiny), Place(folder))
+
+
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
-    "JupyterLab over a copy of the pages, with a run beside them: its address and its folder."
+    "JupyterLab over a copy of the pages, with a run and a study beside them: its address and its folder."
     folder = tmp_path_factory.mktemp("lab")
     pages = folder / "pages"
     pages.mkdir()
     for name in ("start.ipynb", "explorer_page.ipynb"): shutil.copy(ROOT / "nbs" / name, pages)
     make_run(pages / "runs" / "small")
+    make_study(pages / "runs" / "sweeps" / "rates")
     port = free_port()
     own = {f"JUPYTER{name}": str(folder / name.strip("_").lower()) for name in ("_CONFIG_DIR", "_DATA_DIR", "_RUNTIME_DIR", "LAB_SETTINGS_DIR", "LAB_WORKSPACES_DIR")}
     env = {**os.environ, **own, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
@@ -135,6 +145,7 @@ def test_from_the_start_page_to_a_training(lab, browser):
         replay_a_run(page)
         paste_puzzles(page)
         compare_checkpoints(page)
+        look_at_a_study(page)
         train_and_stop(page, pages)
     except Exception:
         page.screenshot(path=pages.parent / "failed.png")
@@ -197,6 +208,15 @@ def compare_checkpoints(page):
     press(page, "Compare")
     message(page, "McNemar's exact test")
     canvas(page, "truth").wait_for()
+
+
+def look_at_a_study(page):
+    "The trials of a sweep: their table, their picture, and the curves of the best one."
+    part(page, "Sweep")
+    message(page, "2 trials: 2 COMPLETE")
+    assert page.locator("table:visible tr").count() == 3
+    for picture in page.locator("img:visible").all(): assert picture.evaluate("i => i.complete && i.naturalWidth > 100")
+    assert page.locator("img:visible").count() >= 2
 
 
 def train_and_stop(page, pages):
