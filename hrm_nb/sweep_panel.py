@@ -76,6 +76,7 @@ class SweepPanel(SweepWidgets):
         found = self.found()
         self.table.value = table_html(found.drop(columns="runs"))
         self.trial.options = [(f"{t.trial}: {t.state}, score {t.score:.4g}", tuple(t.runs)) for t in found.itertuples()]
+        if len(found): self.trial.index = 0
         counts = ", ".join(f"{n} {state}" for state, n in found.state.value_counts().items())
         self.say(f"{len(found)} trials: {counts}; {found.seconds.sum():,.0f} processor seconds")
         self.picture.children = [picture(figure(found))]

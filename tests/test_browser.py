@@ -213,7 +213,7 @@ def compare_checkpoints(page):
 def look_at_a_study(page):
     "The trials of a sweep: their table, their picture, and the curves of the best one."
     part(page, "Sweep")
-    message(page, "2 trials: 2 COMPLETE")
+    message(page, "2 trials: 2 complete")
     assert page.locator("table:visible tr").count() == 3
     for picture in page.locator("img:visible").all(): assert picture.evaluate("i => i.complete && i.naturalWidth > 100")
     assert page.locator("img:visible").count() >= 2
