@@ -80,6 +80,7 @@ class SweepPanel(SweepWidgets):
         counts = ", ".join(f"{n} {state}" for state, n in found.state.value_counts().items())
         self.say(f"{len(found)} trials: {counts}; {found.seconds.sum():,.0f} processor seconds")
         self.picture.children = [picture(figure(found))]
+        self.show_run()  # the menu says nothing when it is offered the same trials again
 
     def show_run(self) -> None:
         "The curves of a trial's runs."

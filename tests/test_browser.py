@@ -214,9 +214,10 @@ def look_at_a_study(page):
     "The trials of a sweep: their table, their picture, and the curves of the best one."
     part(page, "Sweep")
     message(page, "2 trials: 2 complete")
-    assert page.locator("table:visible tr").count() == 3
-    for picture in page.locator("img:visible").all(): assert picture.evaluate("i => i.complete && i.naturalWidth > 100")
-    assert page.locator("img:visible").count() >= 2
+    assert page.locator("table:visible", has_text="train.lr").locator("tr").count() == 3
+    page.locator(".jupyter-widgets img:visible").nth(1).wait_for()  # the study's picture, and a curve of the best trial
+    widths = page.locator(".jupyter-widgets img:visible").evaluate_all("all => all.map(i => i.naturalWidth)")
+    assert min(widths) > 100, widths
 
 
 def train_and_stop(page, pages):
