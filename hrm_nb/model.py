@@ -109,9 +109,12 @@ class _ReasonerFields(_PublishedFields):
         return rows, tokens // rows
 
     def reads(self, tokens:int) -> bool: # cells of a puzzle
-        "Whether a model reads so many tokens: seq_len, and if it convolves and learns no positions, any grid."
-        if tokens == self.seq_len: return True
-        return self.mixes == "conv" and self.pos_encodings not in ("learned", "grid") and bool(self.grid(tokens))
+        "Whether a model reads so many tokens: seq_len, or any grid."
+        return tokens == self.seq_len or self.any_grid and bool(self.grid(tokens))
+    @property
+    def any_grid(self) -> bool:
+        "Whether no weight belongs to a size of the grid: it convolves and learns no positions."
+        return self.mixes == "conv" and self.pos_encodings not in ("learned", "grid")
 
 # %% ../nbs/11_model.ipynb #48f052ac
 def updates_with_gradient(c:_ReasonerFields) -> int:

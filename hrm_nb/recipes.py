@@ -319,8 +319,10 @@ _LOCAL_TRAIN = TrainConfig(steps=3500, batch_size=32, lr=4e-3, weight_decay=.1, 
                            optimizer="adam_atan2", ema=.995, loss_type="softmax_cross_entropy", log_every=20)
 _LOCAL_NETS = {
     "maze-10x10": Recipe("mazes of 10x10 with paths of 20 cells or more, made without end",
-        MazeData(name="generate", size=10, min_path=20, train=100_000, test=1000), _LOCAL,
-        dataclasses.replace(_LOCAL_TRAIN, held_out=.005, eval_every=1000)),
+        MazeData(name="generate", size=10, min_path=20, train=100_000, test=1000),
+        dataclasses.replace(_LOCAL, conv_size=3, expansion=4, H_cycles=1, halt_exploration_prob=.25),
+        dataclasses.replace(_LOCAL_TRAIN, steps=2500, optimizer="muon", held_out=.005, held_out_examples=200,
+                            eval_every=1000)),
     "maze-hard-cpu": Recipe("Maze-Hard on a CPU: its 1,000 mazes turned and solved again, a tenth held out",
         MazeData(symmetries="solved"),
         dataclasses.replace(_LOCAL, conv_size=3, expansion=4, L_cycles=4, halt_max_steps=8,

@@ -256,6 +256,7 @@ _HISTORY, _EXAMPLES, _AGAIN = map(Rows, ("copy_increment/history.csv", "copy_inc
                                          "earlier_run/replays.csv"))
 _TRIAL = ("comparison", "setting", "seed")
 _TRIED = Rows("improvements/trials.csv", by=_TRIAL)
+_MAZES = Rows("maze/trials.csv", by=_TRIAL)
 _PASSES = Rows("thinking/passes.csv", by=("model", "asked"))
 
 # %% ../nbs/39_regenerate.ipynb #9ed1083e
@@ -263,6 +264,12 @@ _OF_TRIALS = (
     Drawing("sudoku/learning", courses("recipes"), (Rows("sudoku/courses.csv", whole=True),)),
     Drawing("sudoku/parts", differences("parts", "TRM, mlp", "4x4 sudokus after 250 steps"),
             (Rows("sudoku/trials.csv", by=_TRIAL),)),
+    Drawing("maze/learning", courses("recipe", "train_exact_accuracy", "training mazes exact when they leave, %"),
+            (Rows("maze/courses.csv", whole=True),)),
+    Drawing("maze/parts", differences("parts", "conv 3x3", "10x10 mazes after 300 steps"), (_MAZES,)),
+    Drawing("maze/symmetries", differences("symmetries", "as they are", "turned mazes: exact"), (_MAZES,)),
+    Drawing("maze/symmetries_optimal",
+            differences("symmetries", "as they are", "turned mazes: optimal", "optimal"), (_MAZES,)),
     Drawing("improvements/reports", differences("patterns", "recipe", "proposed by the reports", leave=FIELD),
             (_TRIED,)),
     Drawing("improvements/field", differences("patterns", "recipe", "recipes of the field",

@@ -95,7 +95,7 @@ def resized(model:Reasoner,
             ) -> Reasoner: # the model itself, where it reads that shape already
     "A model for grids of another shape, with the same weights; as it is where its weights belong to one."
     c = model.config
-    if not c.reads((2 * c.seq_len) ** 2) or c.grid(c.seq_len) == tuple(shape): return model
+    if not c.any_grid or c.grid(c.seq_len) == tuple(shape): return model
     other = Reasoner(dataclasses.replace(c, seq_len=math.prod(shape), grid_rows=shape[0]))
     other.load_state_dict(model.state_dict())
     return other.to(next(model.parameters()).device).eval()
@@ -134,20 +134,16 @@ def shipped_puzzles(name:str, # of the model
     except ValueError as e: raise ValueError(f"{_place(name, folder) / 'config.json'}: {e}") from None
 
 # %% ../nbs/15_shipped.ipynb #4c827901
-def _any_grid(c:ReasonerConfig) -> bool:
-    "Whether a model answers grids of other sizes as it does its own: no weight and no place belongs to one."
-    return c.reads((2 * c.seq_len) ** 2) and c.halt_from == "mean"
-
-
 def _row(name:str, folder) -> dict[str, Any]:
     "A model as a row of the table."
     about, model = about_shipped(name, folder), shipped(name, folder=folder)
+    any_grid = model.config.any_grid and model.config.halt_from == "mean"  # no weight and no place belongs to one
     size = (_place(name, folder) / "model.safetensors").stat().st_size
     try:
         kind, scores = about["data"]["domain"], about["scores"]
         return dict(name=name, domain=kind["name"], shape="x".join(map(str, kind["shape"])),
                     parameters=count_parameters(model), bytes=size, exact=scores["exact"], count=scores["count"],
-                    steps=scores["steps"], recipe=about["recipe"], any_grid=_any_grid(model.config))
+                    steps=scores["steps"], recipe=about["recipe"], any_grid=any_grid)
     except (KeyError, TypeError) as e:
         raise ValueError(f"{_place(name, folder) / 'config.json'}: not the record of a model ({e!r:.200})") from None
 
