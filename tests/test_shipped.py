@@ -29,7 +29,7 @@ COUNT, SEED = 300, 77  # no seed of training, of a choice or of the recorded sco
 
 def agrees(right, count, about):
     "Whether so many right answers are what the recorded share lets expect, the record's own uncertainty included."
-    s = about["scores"]
+    s = about["scores"].get("fresh", about["scores"])  # a published test set cannot be drawn again, its like can
     low, high = proportion_confint(round(s["exact"] * s["count"]), s["count"], alpha=.01, method="wilson")
     return binomtest(right, count, low, alternative="less").pvalue > .001 and binomtest(right, count, high, alternative="greater").pvalue > .001
 
@@ -45,7 +45,8 @@ def test_the_promised_are_there(): assert {"copy-increment", "sudoku-4x4", "sudo
 
 @every
 def test_the_score_holds_on_fresh_puzzles(name):
-    about, puzzles = about_shipped(name), shipped_puzzles(name, COUNT, SEED)
+    about = about_shipped(name)
+    puzzles = shipped_puzzles(name, COUNT if about["model"]["seq_len"] < 900 else 40, SEED)
     assert SEED not in (about["scores"]["seed"], about["data"]["fields"]["seed"], about["data"]["fields"]["seed"] + 1)
     result = evaluate(shipped(name), puzzles)
     right = int(result.puzzles.exact.sum())

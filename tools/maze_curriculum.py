@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from maze_hard_cpu import after_each_step, by_steps, counts
+from maze_hard_cpu import after_each_step, by_steps, counts, seconds_to
 
 from hrm_nb import maze
 from hrm_nb.evaluation import evaluate
@@ -65,9 +65,8 @@ def trained(stage:Stage, before:Reasoner|None, folder:Path, seed:int) -> Run:
 
 def scored(stage:Stage, run:Run, hard:PuzzleSet) -> list[dict]:
     "A row for mazes held out of the stage, and rows for Maze-Hard's held-out training mazes, thinking longer."
-    model, history = run.model("final"), run.history
-    seconds = (history.step.diff().fillna(history.step) * history.step_s).sum()
-    about = dataclasses.asdict(stage) | dict(seconds=round(float(seconds), 1))
+    model = run.model("final")
+    about = dataclasses.asdict(stage) | dict(seconds=seconds_to(run.history))
     _, own = run.puzzles("train").split(run.config["train"]["held_out"], seed=run.config["train"]["seed"])
     rows = [("own size", own, stage.thinking), *(("maze-hard, held out", hard, n) for n in (16, 32))]
     def asked(p, n): return counts(evaluate(model, p, max_steps=n, batch_size=50).puzzles)
@@ -101,7 +100,7 @@ def main():
         print(*rows, sep="\n", flush=True)
     if args.test or args.trial:
         puzzles = MazeData().load()[1]
-        table = after_each_step(before, puzzles.take(range(4)) if args.trial else puzzles, 4 if args.trial else 64)
+        table = after_each_step(before, puzzles.take(range(4)) if args.trial else puzzles, 4 if args.trial else 32)
         rows = by_steps(table, dict(hash=puzzles.hash[:12]) | provenance(args.seed))
         record(args.out / "curriculum_test.csv", rows, key=("steps", "hash", "seed"))
 

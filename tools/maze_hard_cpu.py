@@ -45,6 +45,12 @@ def counts(table:pd.DataFrame) -> dict:
     return {name: int(table[name].sum()) for name in RATES} | dict(of=len(table))
 
 
+def seconds_to(history:pd.DataFrame, step:int|None=None) -> float:
+    "What the training took until a step, or in all, without evaluations."
+    taken = history.step.diff().fillna(history.step) * history.step_s
+    return round(float(taken[history.step <= (step or history.step.max())].sum()), 1)
+
+
 def validation(run:Run, held:PuzzleSet, file:Path, every:int=1) -> None:
     "A row a checkpoint that has none yet, of those whose step is a multiple of `every`."
     done = set(pd.read_csv(file).step) if file.exists() else set()
@@ -52,8 +58,9 @@ def validation(run:Run, held:PuzzleSet, file:Path, every:int=1) -> None:
     steps = [int(c.step) for c in run.checkpoints.itertuples() if c.name.startswith("step_") and c.step not in done]
     for step in steps:
         if not step or step % every: continue
-        row = dict(step=step) | by_steps(after_each_step(run.model(step), held, depth), dict(hash=held.hash[:12]))[-1]
-        record(file, [row | provenance(run.config["train"]["seed"])], key="step")
+        last = by_steps(after_each_step(run.model(step), held, depth), dict(hash=held.hash[:12]))[-1]
+        row = dict(step=step, seconds=seconds_to(run.history, step)) | last
+        record(file, [row | provenance(run.config["train"]["seed"])], key=("step", "seed"))
         print(row, flush=True)
 
 
@@ -114,13 +121,12 @@ def about_run(run:Run, kept:PuzzleSet, row:dict, seen:float, fresh:dict) -> dict
     c, history = run.config, run.history
     r = recipe("maze-hard-cpu", train=c["train"])
     n, (low, high) = row["of"], wilson(row["exact"], row["of"])
-    steps = history.step.diff().fillna(history.step)
     scores = dict(exact=row["exact"] / n, right=row["exact"], count=n, low=float(low), high=float(high),
                   optimal=row["optimal"] / n, valid=row["valid"] / n, cells=row["cells"],
                   exact_surest=row["exact_surest"] / n, optimal_surest=row["optimal_surest"] / n,
                   exact_learned=row["exact_halting"] / n, steps=row["steps_halting"], max_steps=row["steps"],
                   seen=seen, fresh=fresh, seed=None,
-                  seconds=float((steps * history.step_s).sum()), threads=run.environment["threads"],
+                  seconds=seconds_to(history), threads=run.environment["threads"],
                   puzzles="the 1,000 test mazes of Maze-Hard, scored once",
                   selection=dict(rule="the last weights", step=int(history.step.iloc[-1]), evaluations=0))
     data = describe_data(r.data) | dict(domain=describe_domain(kept.domain), puzzles=len(kept),
