@@ -125,14 +125,16 @@ def held_out_mazes(table:pd.DataFrame, # step, exact, optimal, valid, of, cells
     return fig
 
 # %% ../nbs/38_drawings.ipynb #1c161d13
-def by_reasoning_steps(table:pd.DataFrame, # steps, exact, optimal, valid, exact_halting, of
+def by_reasoning_steps(table:pd.DataFrame, # steps, exact, optimal, valid, exact_halting, of; exact_surest
                        ) -> Figure:
-    "Test mazes by reasoning steps, and exact ones with halting as learned."
+    "Test mazes by reasoning steps; exact ones with halting as learned and by the surest step so far."
     table = table.sort_values("steps")
     fig, (ax,) = axes(1, height=3)
     _rates(ax, table.steps, table)
     halted = table.exact_halting / table.of
     ax.plot(table.steps, halted, color="black", ls=":", lw=1.2, label="exact, halting as learned")
+    if "exact_surest" in table:
+        ax.plot(table.steps, table.exact_surest / table.of, color="black", ls="--", lw=1, label="exact, surest step")
     ax.set(xlabel="reasoning steps", ylabel=f"share of {table.of.max():,} test mazes")
     share_axes([ax])
     legend(fig)

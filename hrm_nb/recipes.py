@@ -153,9 +153,8 @@ class MazeData(Data):
 
     def fresh(self, n:int, seed:int) -> PuzzleSet:
         "`n` generated mazes: of the sizes given, or, for a published set, such as Maze-Hard holds."
-        size, path = (30, 110) if self.name != "generate" else (self.size, self.min_path)
-        made = dataclasses.replace(self, name="generate", symmetries="none", size=size, min_path=path)
-        return Data.fresh(made, n, seed)
+        made = self if self.name == "generate" else MazeData(name="generate")  # whose sizes are those of Maze-Hard
+        return Data.fresh(dataclasses.replace(made, symmetries="none"), n, seed)
 
 # %% ../nbs/25_recipes.ipynb #528fcff0
 @dataclass(frozen=True)

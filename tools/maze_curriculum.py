@@ -37,8 +37,8 @@ class Stage:
     thinking: int   # reasoning steps at most
 
 
-STAGES = (Stage(10, 20, 20_000, 1000, 32, 8), Stage(16, 40, 8000, 500, 32, 8), Stage(22, 65, 6000, 700, 16, 12),
-          Stage(30, 110, 4000, 1300, 16, 16))
+STAGES = (Stage(10, 20, 20_000, 1500, 32, 4), Stage(16, 40, 10_000, 1000, 32, 6), Stage(22, 65, 8000, 1500, 16, 8),
+          Stage(30, 110, 8000, 4000, 16, 8))
 TRIAL = (Stage(6, 8, 40, 4, 4, 2), Stage(8, 10, 40, 4, 4, 2))
 
 
