@@ -266,7 +266,7 @@ _OF_TRIALS = (
             (Rows("sudoku/trials.csv", by=_TRIAL),)),
     Drawing("maze/learning", courses("recipe", "train_exact_accuracy", "training mazes exact when they leave, %"),
             (Rows("maze/courses.csv", whole=True),)),
-    Drawing("maze/parts", differences("parts", "conv 3x3", "10x10 mazes after 300 steps"), (_MAZES,)),
+    Drawing("maze/parts", differences("parts", "conv 3x3", "10x10 mazes after 500 steps"), (_MAZES,)),
     Drawing("maze/symmetries", differences("symmetries", "as they are", "turned mazes: exact"), (_MAZES,)),
     Drawing("maze/symmetries_optimal",
             differences("symmetries", "as they are", "turned mazes: optimal", "optimal"), (_MAZES,)),
