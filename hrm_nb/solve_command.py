@@ -23,8 +23,8 @@ class SolveOptions:
     run: Path | None = None              # a run folder whose model answers; left out = one that comes with the package
     checkpoint: str = "best"             # of the run: best, final, or a step
     steps: int = 0                       # reasoning steps at most; 0 = the configured maximum
-    halt: Literal["never", "learned", "surest"] = "never"  # take all steps, stop when the halt head says so, or take
-                                         # all and keep the answer that it trusted most
+    halt: Literal["surest", "never", "learned"] = "surest"  # take all steps and keep the answer that the halt head
+                                         # trusted most, take all and the last one, or stop when it says so
     rule: str = ""                       # of a colour grid: copy or increment; empty = both
     box: tuple[int, int] | None = None   # rows and columns of a sudoku's box, where the text does not show them
     row: int | None = None               # which of several puzzles, counted from 0; left out = all

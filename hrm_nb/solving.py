@@ -433,7 +433,7 @@ def _answers(puzzles:PuzzleSet, told, config, most:int, halt:str) -> list[Answer
 def answer(puzzles:PuzzleSet, # of `read_puzzle`, or any other
            model:Reasoner|None=None, # None = one that comes with the package, see `model_for`
            *, steps:int|None=None, # reasoning steps at most; None = the configured maximum
-           halt:str="never", # "never", "learned" or "surest", as in `evaluate`
+           halt:str="surest", # "surest", "never" or "learned", as in `evaluate`
            known:dict[int, frozenset]|None=None, # of `known_tasks`, for ARC
            ) -> list[Answer]: # one a puzzle
     "A model's answers, each with what can be said about it."

@@ -92,7 +92,7 @@ class Oracle:
     def __init__(self, puzzles, predictions, monkeypatch):
         import pandas as pd
         self.config = SimpleNamespace(seq_len=puzzles.domain.seq_len, vocab_size=puzzles.domain.vocab_size, no_ACT_continue=True,
-                                      halt_max_steps=4, num_puzzle_identifiers=3, reads=lambda tokens: False)
+                                      halt_max_steps=4, num_puzzle_identifiers=3, reads=lambda tokens: False, any_grid=False)
         n = len(puzzles)
         table = pd.DataFrame({"steps": [2] * n, "q_halt": [3.] * n, "q_continue": [0.] * n})
         monkeypatch.setattr(solving, "evaluate", lambda *_, **__: SimpleNamespace(puzzles=table, predictions=predictions))
@@ -114,7 +114,7 @@ def test_answers_are_judged(monkeypatch, capsys):
         else:
             with pytest.raises(SystemExit) as e: solve_command.solve(solve_command.SolveOptions(text, json=True))
             assert e.value.code == 1 and json.loads(capsys.readouterr().out)[0]["verified"] is False
-        if verified: assert "verified: yes, 2 steps, halt 0.95" in capsys.readouterr().out
+        if verified: assert "verified: yes, 2 steps, halt 0.95; solved, surest after step 2 of 4" in capsys.readouterr().out
     with pytest.raises(ValueError, match="no model for a maze of 1x2; at hand: small"): solve_command.solve(solve_command.SolveOptions("SG"))
 
 
