@@ -3,9 +3,11 @@
 python tools/ship.py sudoku-4x4              one command a model; one thread: on one machine the same bits
 python tools/ship.py sudoku-4x4 --replace    also where there is one already, which else is refused before training
 python tools/ship.py sudoku-4x4 --rescore    score the weights that are there again, and train nothing
+python tools/ship.py maze-10x10 --last       the weights after the last step: for models asked by their surest step
 
-The weights are those of the evaluation with the best held-out score; held-out puzzles are training puzzles. The scores
-are of the stored weights, read back, on fresh puzzles of a seed that neither training nor any choice has seen.
+The weights are those of the evaluation with the best held-out score, unless --last is given; held-out puzzles are
+training puzzles. The scores are of the stored weights, read back, on fresh puzzles of a seed that neither training nor
+any choice has seen.
 """
 import argparse
 import tempfile
@@ -63,8 +65,9 @@ def trained(r:Recipe, folder:Path, progress:bool) -> tuple[Run, PuzzleSet, dict]
     return run, train, cost
 
 
-def selection(run:Run, held_out:int) -> dict:
+def selection(run:Run, held_out:int, last:bool) -> dict:
     "By what the weights were chosen, and among how many."
+    if last: return dict(rule="the last weights", step=int(run.config["steps"]), evaluations=0)
     step = int(run.checkpoints.set_index("name").step["best"])
     evaluations = int(run.history.held_out_exact_accuracy.notna().sum())
     return dict(rule="best exact accuracy on held-out training puzzles, ties by their loss", step=step,
@@ -95,6 +98,7 @@ def main():
     parser.add_argument("--out", type=Path, default=models_folder(), help="folder of the models")
     parser.add_argument("--replace", action="store_true", help="put it in the place of the one that is there")
     parser.add_argument("--rescore", action="store_true", help="score the one that is there again")
+    parser.add_argument("--last", action="store_true", help="the weights after the last step, not the best held-out ones")
     parser.add_argument("--steps", type=int, help="fewer steps than the recipe's, for a trial")
     parser.add_argument("--progress", action="store_true", help="show a progress bar")
     args = parser.parse_args()
@@ -111,11 +115,12 @@ def main():
         data = describe_data(r.data) | dict(domain=describe_domain(train.domain), puzzles=len(kept), hash=train.hash)
         about = dict(recipe=args.recipe, data=data, train=r.train.to_dict(), seed=args.seed,
                      environment=made_on, scores={})
-        store_model(Path(tmp) / args.recipe, run.model("best"), about)      # scored as it will be read
+        model = run.model("final" if args.last else "best")
+        store_model(Path(tmp) / args.recipe, model, about)      # scored as it will be read
         fresh = shipped_puzzles(args.recipe, COUNT, SEED, folder=tmp)
         score = scores(shipped(args.recipe, folder=tmp), train, fresh)
-        about["scores"] = score | dict(seed=SEED, **cost, selection=selection(run, len(held)))
-        store_model(target, run.model("best"), about, replace=args.replace)
+        about["scores"] = score | dict(seed=SEED, **cost, selection=selection(run, len(held), args.last))
+        store_model(target, model, about, replace=args.replace)
     report(weights, about["scores"])
 
 
