@@ -143,15 +143,16 @@ def _row(name:str, folder) -> dict[str, Any]:
         kind, scores = about["data"]["domain"], about["scores"]
         return dict(name=name, domain=kind["name"], shape="x".join(map(str, kind["shape"])),
                     parameters=count_parameters(model), bytes=size, exact=scores["exact"], count=scores["count"],
-                    steps=scores["steps"], recipe=about["recipe"], any_grid=any_grid)
+                    surest=scores.get("exact_surest"), steps=scores["steps"], recipe=about["recipe"], any_grid=any_grid)
     except (KeyError, TypeError) as e:
         raise ValueError(f"{_place(name, folder) / 'config.json'}: not the record of a model ({e!r:.200})") from None
 
 
 def shipped_models(folder=None, # a folder of models; None = those that come with the package
-                   ) -> pd.DataFrame: # name, domain, shape, parameters, bytes, exact, count, steps, recipe, any_grid
-    "A row a model: its size, and the share of `count` fresh puzzles that it solves."
+                   ) -> pd.DataFrame: # columns as in the next lines
+    "A row a model: its size, and the share of `count` fresh puzzles that it solves by its last and its surest step."
     root = models_folder() if folder is None else Path(folder)
     names = sorted(p.parent.name for p in root.glob("[!.]*/config.json"))
-    columns = ["name", "domain", "shape", "parameters", "bytes", "exact", "count", "steps", "recipe", "any_grid"]
+    columns = ["name", "domain", "shape", "parameters", "bytes", "exact", "count", "surest", "steps", "recipe",
+               "any_grid"]
     return pd.DataFrame([_row(name, folder) for name in names], columns=columns)

@@ -161,6 +161,9 @@ def test_the_tool_makes_one_and_does_not_overwrite(tool, tmp_path, capsys):
     tool(*small, "--replace")
     second, _ = load_tensors(file)
     assert first.keys() == second.keys() and all((first[k] == second[k]).all() for k in first), "the same command made other weights"
+    assert record["scores"]["selection"]["rule"].startswith("best exact")
+    tool(*small, "--replace", "--last")
+    assert about_shipped("copy-increment", tmp_path)["scores"]["selection"] == dict(rule="the last weights", step=10, evaluations=0)
     tool("copy-increment", "--out", tmp_path, "--rescore")
     assert about_shipped("copy-increment", tmp_path)["scores"]["cells"] == record["scores"]["cells"]
     with pytest.raises(SystemExit): tool("maze-hard", "--out", tmp_path)

@@ -98,7 +98,7 @@ def main():
     parser.add_argument("--out", type=Path, default=models_folder(), help="folder of the models")
     parser.add_argument("--replace", action="store_true", help="put it in the place of the one that is there")
     parser.add_argument("--rescore", action="store_true", help="score the one that is there again")
-    parser.add_argument("--last", action="store_true", help="the weights after the last step, not the best held-out ones")
+    parser.add_argument("--last", action="store_true", help="the weights after the last step, not the best ones")
     parser.add_argument("--steps", type=int, help="fewer steps than the recipe's, for a trial")
     parser.add_argument("--progress", action="store_true", help="show a progress bar")
     args = parser.parse_args()
