@@ -1,6 +1,6 @@
 """Learn 30x30 mazes from generated ones, small ones first; ask after every size how Maze-Hard goes by then.
 
-python tools/maze_curriculum.py              half an hour of a core; broken off and started again it goes on
+python tools/maze_curriculum.py              a quarter of an hour of a core; broken off and started again it goes on
 python tools/maze_curriculum.py --test       the last stage's weights on Maze-Hard's 1,000 test mazes, once
 python tools/maze_curriculum.py --trial      the same path with a few small mazes and steps, into a temporary folder
 
@@ -37,8 +37,8 @@ class Stage:
     thinking: int   # reasoning steps at most
 
 
-STAGES = (Stage(10, 20, 20_000, 1500, 32, 4), Stage(16, 40, 10_000, 1000, 32, 6), Stage(22, 65, 8000, 1500, 16, 8),
-          Stage(30, 110, 8000, 4000, 16, 8))
+STAGES = (Stage(10, 20, 20_000, 800, 32, 4), Stage(16, 40, 8000, 500, 32, 6), Stage(22, 65, 6000, 700, 16, 8),
+          Stage(30, 110, 6000, 2000, 16, 8))
 TRIAL = (Stage(6, 8, 40, 4, 4, 2), Stage(8, 10, 40, 4, 4, 2))
 
 
