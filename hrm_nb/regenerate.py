@@ -256,7 +256,7 @@ _HISTORY, _EXAMPLES, _AGAIN = map(Rows, ("copy_increment/history.csv", "copy_inc
                                          "earlier_run/replays.csv"))
 _TRIAL = ("comparison", "setting", "seed")
 _TRIED = Rows("improvements/trials.csv", by=_TRIAL)
-_MAZES = Rows("maze/trials.csv", by=_TRIAL)
+_MAZES, _HARD = Rows("maze/trials.csv", by=_TRIAL), Rows("maze_hard_cpu/trials.csv", by=_TRIAL)
 _PASSES = Rows("thinking/passes.csv", by=("model", "asked"))
 
 # %% ../nbs/39_regenerate.ipynb #9ed1083e
@@ -300,6 +300,10 @@ DRAWINGS = (
     Drawing("thinking/larger_mazes", larger_mazes, (_PASSES,)),
     Drawing("maze_hard/held_out", held_out_mazes, (Rows("maze_hard_cpu/validation.csv"),)),
     Drawing("maze_hard/reasoning_steps", by_reasoning_steps, (Rows("maze_hard_cpu/test.csv"),)),
+    Drawing("maze_hard/generated", by_reasoning_steps, (Rows("maze_hard_cpu/curriculum_test.csv"),)),
+    Drawing("maze_hard/symmetries", differences("symmetries", "as they are", "turned mazes: exact"), (_HARD,)),
+    Drawing("maze_hard/symmetries_optimal",
+            differences("symmetries", "as they are", "turned mazes: optimal", "optimal"), (_HARD,)),
 )
 
 # %% ../nbs/39_regenerate.ipynb #f1cc1efd
