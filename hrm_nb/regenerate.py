@@ -264,7 +264,7 @@ _OF_TRIALS = (
     Drawing("sudoku/learning", courses("recipes"), (Rows("sudoku/courses.csv", whole=True),)),
     Drawing("sudoku/parts", differences("parts", "TRM, mlp", "4x4 sudokus after 250 steps"),
             (Rows("sudoku/trials.csv", by=_TRIAL),)),
-    Drawing("maze/learning", courses("recipe", "train_exact_accuracy", "training mazes exact when they leave, %"),
+    Drawing("maze/learning", courses("recipe", "train_exact_accuracy", "training mazes exact, %"),
             (Rows("maze/courses.csv", whole=True),)),
     Drawing("maze/parts", differences("parts", "conv 3x3", "10x10 mazes after 500 steps"), (_MAZES,)),
     Drawing("maze/symmetries", differences("symmetries", "as they are", "turned mazes: exact"), (_MAZES,)),
