@@ -40,7 +40,7 @@ def test_a_worse_model_would_be_noticed():
     assert not agrees(285, 300, about) and not agrees(300, 300, dict(scores=dict(exact=.95, count=2000)))
 
 
-def test_the_promised_are_there(): assert {"copy-increment", "sudoku-4x4", "sudoku-6x6"} <= set(NAMES)
+def test_the_promised_are_there(): assert {"copy-increment", "sudoku-4x4", "sudoku-6x6", "maze-10x10", "maze-hard-cpu"} <= set(NAMES)
 
 
 @every
