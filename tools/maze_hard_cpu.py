@@ -127,7 +127,7 @@ def about_run(run:Run, kept:PuzzleSet, row:dict, seen:float, fresh:dict) -> dict
                   exact_learned=row["exact_halting"] / n, steps=row["steps_halting"], max_steps=row["steps"],
                   seen=seen, fresh=fresh, seed=None,
                   seconds=seconds_to(history), threads=run.environment["threads"],
-                  puzzles="the 1,000 test mazes of Maze-Hard, scored once",
+                  puzzles="the 1,000 test mazes of Maze-Hard",
                   selection=dict(rule="the last weights", step=int(history.step.iloc[-1]), evaluations=0))
     data = describe_data(r.data) | dict(domain=describe_domain(kept.domain), puzzles=len(kept),
                                         hash=c["data"]["train"]["hash"])
