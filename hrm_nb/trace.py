@@ -255,8 +255,8 @@ def _strip_figure(t:_Judged): # matplotlib Figure
     fig, panels = grid_panels(len(t), _cut(t, t.inputs).shape)
     for k, ax in enumerate(panels):
         _draw_answer(t, ax, k, changed=t.changed[k])
-        stop = " (would stop)" if t.halts_at == k + 1 else ""
-        ax.set_title(f"step {k + 1}{stop}\n{_verdict(t, k + 1)}", fontsize=8.5, linespacing=1.1)
+        stop, said = " (would stop)" if t.halts_at == k + 1 else "", _verdict(t, k + 1)
+        ax.set_title(f"step {k + 1}{stop}\n{said}", fontsize=8.5 if len(said) < 24 else 7, linespacing=1.1)
     mark_legend(fig, "changed", t.labels is not None, t.verified is not None)
     return fig
 
