@@ -112,6 +112,10 @@ def test_a_run_on_maze_hard_is_scored_and_its_weights_kept(real, tool, monkeypat
     assert about["train"] == run.config["train"] and about["scores"]["fresh"]["count"] == 2 and about["scores"]["seen"] == 0
     assert shipped_puzzles("maze-hard-cpu", 1, folder=tmp_path / "models").domain.shape == (30, 30)
     assert len(pd.read_csv(tmp_path / "test_mazes.csv")) == 2 and len(pd.read_csv(tmp_path / "history.csv")) == len(run.history)
+    for _ in range(2): call("--choice")
+    chosen = pd.read_csv(tmp_path / "choices.csv")
+    assert len(chosen) == 1 and chosen.of[0] == 2 and chosen.steps[0] == 2 and chosen.arch[0] == "trm" and chosen.commit[0]
+    assert chosen.valid[0] >= chosen.optimal[0] >= chosen.exact[0] == round(2 * run.history.held_out_exact_accuracy.iloc[-1])
 
 
 def test_answers_by_reasoning_steps(tool):

@@ -147,7 +147,15 @@ def tool(monkeypatch, one_thread):
     def run(*args):
         monkeypatch.setattr(sys, "argv", ["ship.py", *map(str, args)])
         module.main()
+    run.module = module
     return run
+
+
+def test_the_tool_chooses_weights_as_those_that_ship_were_chosen(tool):
+    for name in RECIPES:
+        if not (ROOT / "data" / "models" / name).exists() or name == "maze-hard-cpu": continue  # by a tool of its own
+        rule = about_shipped(name)["scores"]["selection"]["rule"]
+        assert (rule == "the last weights") == (name in tool.module.LAST), f"{name}: {rule}"
 
 
 def test_the_tool_makes_one_and_does_not_overwrite(tool, tmp_path, capsys):

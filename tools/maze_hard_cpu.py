@@ -5,6 +5,8 @@ python tools/maze_hard_cpu.py runs/maze-hard-cpu         every checkpoint on 100
 python tools/maze_hard_cpu.py runs/maze-hard-cpu --test  the final weights on the 1,000 test mazes, after each of 16
                                                          reasoning steps, to test.csv; with --ship the weights to
                                                          data/models/maze-hard-cpu
+python tools/maze_hard_cpu.py runs/short --choice        what a run with other settings came to on the mazes it held
+                                                         out, to choices.csv: what the recipe was chosen by
 Files go to results/maze_hard_cpu/, or to --out. --limit 8 walks the same path with a few mazes.
 """
 import argparse
@@ -21,13 +23,14 @@ from hrm_nb.files import replace_file
 from hrm_nb.model import Reasoner, count_parameters
 from hrm_nb.puzzles import PuzzleSet, overlap
 from hrm_nb.recipes import recipe
-from hrm_nb.results import provenance, record
+from hrm_nb.results import PROVENANCE, provenance, record
 from hrm_nb.runs import Run
 from hrm_nb.shipped import describe_data, models_folder, shipped, store_model
 from hrm_nb.statistics import wilson
 
 RATES = ("exact", "optimal", "valid")
 SEED = 20_260  # of generated mazes
+VARIED = ("arch", "H_cycles", "L_cycles", "expansion", "conv_size", "batch_size", "lr", "muon_lr", "ema", "steps")
 
 
 def sets(run:Run) -> tuple[PuzzleSet, PuzzleSet, PuzzleSet]:
@@ -62,6 +65,18 @@ def validation(run:Run, held:PuzzleSet, file:Path, every:int=1) -> None:
         row = dict(step=step, seconds=seconds_to(run.history, step)) | last
         record(file, [row | provenance(run.config["train"]["seed"])], key=("step", "seed"))
         print(row, flush=True)
+
+
+def choice(run:Run, file:Path) -> None:
+    "A row of settings, time and the held-out mazes that the last evaluation solved, some of them turned."
+    settings, end = run.config["model"] | run.config["train"] | dict(steps=run.config["steps"]), run.history.iloc[-1]
+    n = int(end.held_out_count)
+    row = {name: settings[name] for name in VARIED} | dict(seconds=seconds_to(run.history))
+    row |= dict(exact=round(n * end.held_out_exact_accuracy), optimal=round(n * end.held_out_optimal),
+                valid=round(n * end.held_out_valid), of=n, cells=round(end.held_out_accuracy, 6))
+    row |= dict(seed=settings["seed"]) | {name: run.environment[name] for name in PROVENANCE}
+    record(file, [row], key=(*VARIED, "seed"))
+    print(row)
 
 
 @torch.no_grad()
@@ -139,6 +154,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="folder of the run")
     parser.add_argument("--test", action="store_true", help="score the final weights on the test mazes, once")
+    parser.add_argument("--choice", action="store_true", help="record a short run beside the others compared")
     parser.add_argument("--out", type=Path, default=Path("results/maze_hard_cpu"), help="folder of the results")
     parser.add_argument("--models", type=Path, default=models_folder(), help="folder of the models")
     parser.add_argument("--steps", type=int, default=16, help="reasoning steps on the test mazes")
@@ -148,6 +164,7 @@ def main():
     parser.add_argument("--limit", type=int, help="so many mazes only, for a trial")
     args = parser.parse_args()
     run = Run(args.run)
+    if args.choice: return choice(run, args.out / "choices.csv")
     kept, held, puzzles = sets(run)
     if args.limit: held, puzzles = held.take(range(args.limit)), puzzles.take(range(args.limit))
     if not args.test: return validation(run, held, args.out / "validation.csv", args.every)
