@@ -37,6 +37,8 @@ class Stage:
     thinking: int   # reasoning steps at most
 
 
+SLOW_CYCLES, RATES = 1, dict(lr=4e-3, muon_lr=.02)  # where the recipe has others
+
 STAGES = (Stage(10, 20, 20_000, 800, 32, 4), Stage(16, 40, 8000, 500, 32, 6), Stage(22, 65, 6000, 700, 16, 8),
           Stage(30, 110, 6000, 2000, 16, 8))
 TRIAL = (Stage(6, 8, 40, 4, 4, 2), Stage(8, 10, 40, 4, 4, 2))
@@ -45,7 +47,7 @@ TRIAL = (Stage(6, 8, 40, 4, 4, 2), Stage(8, 10, 40, 4, 4, 2))
 def model_of(stage:Stage, before:Reasoner|None, seed:int) -> Reasoner:
     "A model that reads the stage's mazes, with the weights of the one before; none depends on the size of the grid."
     config = dataclasses.replace(recipe("maze-hard-cpu").model, vocab_size=6, seq_len=stage.size ** 2,
-                                 halt_max_steps=stage.thinking)
+                                 H_cycles=SLOW_CYCLES, halt_max_steps=stage.thinking)
     model = Reasoner(config, seed=seed)
     if before is not None: model.load_state_dict(before.state_dict())
     return model
@@ -58,8 +60,8 @@ def trained(stage:Stage, before:Reasoner|None, folder:Path, seed:int) -> Run:
     train, again = recipe("maze-hard-cpu").train, .5 if before is not None else 1.0  # of the rates: it knows a lot
     held_out = 200 / len(mazes) if len(mazes) > 1000 else .2
     config = dataclasses.replace(train, steps=stage.steps, batch_size=stage.batch, held_out=held_out, ema=.99,
-                                 held_out_examples=0, lr=train.lr * again, muon_lr=train.muon_lr * again, seed=seed,
-                                 device="cpu", checkpoint_every=100, keep=1)
+                                 held_out_examples=0, seed=seed, device="cpu", checkpoint_every=100, keep=1,
+                                 **{name: rate * again for name, rate in RATES.items()})
     return fit(model_of(stage, before, seed), mazes, None, config, folder, progress=True)
 
 
