@@ -98,7 +98,7 @@ def passes(c) -> int: # ReasonerConfig -> applications of a level to one puzzle,
 _COUNTED = ("exact", "optimal", "valid")
 
 
-def _scored(model:Reasoner, puzzles:PuzzleSet, longer:int) -> dict:
+def _scored(model:Reasoner, puzzles:PuzzleSet, longer:int=0) -> dict:
     "Counts of right answers: all steps taken, halting as learned, and of all steps the one the halt head trusts most."
     full, learned, surest = (evaluate(model, puzzles, halt=halt) for halt in ("never", "learned", "surest"))
     def counts(result, end=""): return {c + end: int(result.puzzles[c].sum()) for c in _COUNTED if c in result.puzzles}

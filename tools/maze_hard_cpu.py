@@ -30,8 +30,8 @@ from hrm_nb.statistics import wilson
 
 RATES = ("exact", "optimal", "valid")
 SEED = 20_260  # of generated mazes
-VARIED = ("arch", "H_cycles", "L_cycles", "expansion", "conv_size", "halt_max_steps", "batch_size", "lr", "muon_lr", "ema",
-          "steps")
+VARIED = ("arch", "H_cycles", "L_cycles", "expansion", "conv_size", "halt_max_steps", "batch_size", "lr",
+          "muon_lr", "ema", "steps")
 
 
 def sets(run:Run) -> tuple[PuzzleSet, PuzzleSet, PuzzleSet]:
