@@ -1,6 +1,6 @@
 """Score a run of the recipe maze-hard-cpu: checkpoints on held-out training mazes, the end once on the test mazes.
 
-hrm-nb train maze-hard-cpu --run runs/maze-hard-cpu      the training, two hours of a core; resumable
+hrm-nb train maze-hard-cpu --run runs/maze-hard-cpu      the training, an hour of two cores; resumable
 python tools/maze_hard_cpu.py runs/maze-hard-cpu         every checkpoint on 100 held-out mazes, to validation.csv
 python tools/maze_hard_cpu.py runs/maze-hard-cpu --test  the final weights on the 1,000 test mazes, after each of 16
                                                          reasoning steps, to test.csv; with --ship the weights to
