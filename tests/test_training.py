@@ -101,7 +101,7 @@ def killed_runs(folder, runs=20):
             lasts *= .8
             continue
         told["killed"] += 1
-        if not any((path / "checkpoints").glob("step_*")):                # nothing to resume: start over, as a user would
+        if not (path / "config.json").exists():  # written last: no run yet, nothing to resume; start over, as a user would
             told["early"] += 1
             shutil.rmtree(path, ignore_errors=True)
             child = forked(lambda: train(path, **options))
